@@ -1,0 +1,50 @@
+"""jaxllm train: trains a model from a recipe, or goes on where the run directory stands.
+
+  jaxllm train --config=configs/quickstart.py --workdir=runs/first
+  jaxllm train --config=configs/quickstart.py:debug --workdir=runs/try --config.train.steps=20
+"""
+
+from __future__ import annotations
+
+from jaxllm.cli.flags import parse
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb."""
+    values, flags = parse(argv, __doc__)
+
+    from jaxllm.core.config import difference
+    from jaxllm.train.config import default_config, resolve_config
+
+    base = None
+    resolve_config(values)  # a wrong key is reported before anything heavy is loaded
+    changed = difference(values, default_config())
+
+    from jaxllm.core import devices
+    from jaxllm.core.display import make_display
+
+    devices.start()
+    from jaxllm.models.load import find_model
+    from jaxllm.train.loop import train
+
+    if values.train.init_from:
+        base = find_model(values.train.init_from).config
+    config = resolve_config(values, base)
+    with make_display() as display:
+        records = train(config, changed, flags.workdir, display, _evaluators(config))
+        rows = [
+            (r["split"], r["step"], r["loss"], r["perplexity"], r["bits_per_byte"])
+            for r in records if "loss" in r
+        ]
+        if rows:
+            columns = ("split", "step", "loss", "perplexity", "bits per byte")
+            display.table(f"{flags.workdir}", columns, rows)
+    return 0
+
+
+def _evaluators(config) -> list:
+    if not config.eval.prompts:
+        return []
+    from jaxllm.generate.samples import sample_evaluator
+
+    return [sample_evaluator(config.eval.prompts, config.eval.sample_tokens)]

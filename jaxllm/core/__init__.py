@@ -1,0 +1,1 @@
+"""What every layer may use: errors, configuration, paths, the run directory, mesh and display."""

@@ -1,0 +1,219 @@
+"""Checkpoints: written asynchronously by Orbax, whole or not at all, proven when read back.
+
+A step directory holds the state and a `meta` item: configuration, data fingerprint, tokenizer
+hash and a checksum of every array. The checksum is integer arithmetic on the bits, so it does not
+depend on the mesh; a state that restores with another checksum was damaged on disk, and the step
+before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxllm.core.errors import UserError
+from jaxllm.core.paths import path, unwritable
+
+Meta = dict[str, Any]
+managers = ocp.checkpoint_managers
+
+
+class Checkpoints:
+    """The checkpoints of a run directory."""
+
+    def __init__(self, directory, *, keep: int = 0, keep_best: int = 0):
+        """Keeps the `keep` newest steps and the `keep_best` of lowest validation loss.
+
+        With `keep` 0 the directory is only read.
+        """
+        self.directory = path(directory)
+        self._writes = keep > 0
+        policy = None
+        if self._writes:
+            best = managers.BestN(
+                get_metric_fn=lambda metrics: -metrics["loss"], n=keep_best,
+                keep_checkpoints_without_metrics=False,
+            )
+            policy = managers.AnyPreservationPolicy([managers.LatestN(keep), best])
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=policy,
+                    read_only=not self._writes,
+                    create=self._writes,
+                    cleanup_tmp_directories=self._writes,
+                    enable_async_checkpointing=self._writes,
+                ),
+                item_names=("state", "meta"),
+            )
+        except OSError as error:
+            raise unwritable(self.directory, error) from error
+
+    def steps(self) -> list[int]:
+        """The steps saved, oldest first, damaged ones included."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, meta: Meta, validation_loss: float | None) -> None:
+        """Starts writing the state; returns when the devices' memory may be reused."""
+        meta = {**meta, "step": step, "checksums": checksums(state)}
+        metrics = None if validation_loss is None else {"loss": validation_loss}
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta)
+                ),
+                metrics=metrics,
+                force=True,
+            )
+        except OSError as error:
+            raise unwritable(self.directory, error) from error
+
+    def wait(self) -> None:
+        """Blocks until everything started is on disk."""
+        try:
+            self._manager.wait_until_finished()
+        except OSError as error:
+            raise unwritable(self.directory, error) from error
+
+    def close(self) -> None:
+        """Waits, and lets the background threads go."""
+        self.wait()
+        self._manager.close()
+
+    def read_meta(self, step: int) -> Meta:
+        """The `meta` item of a step.
+
+        Raises:
+          Damaged: it cannot be read.
+        """
+        folder = self.directory / str(step)
+        if not (folder / "_CHECKPOINT_METADATA").exists() or not (folder / "state").exists():
+            raise Damaged(step, "it was never completed")
+        try:
+            return self._manager.restore(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+            )["meta"]
+        except Exception as error:  # whatever a damaged file makes a JSON reader raise
+            raise Damaged(step, _first_line(error)) from error
+
+    def restore(self, step: int, target: Any) -> Any:
+        """The state of `step` with the shapes and shardings of `target` (ShapeDtypeStructs).
+
+        `target` may be a part of the saved tree, such as {"params": …}.
+
+        Raises:
+          Damaged: files are missing, unreadable, or do not match the checksums saved with them.
+        """
+        meta = self.read_meta(step)
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(state=ocp.args.PyTreeRestore(
+                    target, partial_restore=True,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                )),
+            )["state"]
+        except Exception as error:  # whatever damaged bytes make the storage layer raise
+            raise Damaged(step, _first_line(error)) from error
+        found = checksums(restored)
+        wrong = [name for name, value in found.items() if meta["checksums"].get(name) != value]
+        if wrong:
+            raise Damaged(step, f"{wrong[0]} differs from what was saved")
+        return restored
+
+    def restore_newest(
+        self, target: Any, warn: Callable[[str], None], accept: Callable[[Meta], None]
+    ) -> tuple[Any, Meta] | None:
+        """The newest state that is whole, with its meta; None when nothing was ever saved.
+
+        `accept` sees the meta before anything large is read and raises UserError to refuse it.
+        Damaged steps are reported through `warn` and the one before is tried; a directory that
+        is written to has them renamed to STEP.damaged.
+
+        Raises:
+          UserError: every checkpoint is damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                meta = self.read_meta(step)
+                accept(meta)
+                return self.restore(step, target), meta
+            except Damaged as damage:
+                warn(f"{damage} The checkpoint before it is used.")
+                if self._writes:
+                    self._set_aside(step)
+        if steps:
+            raise UserError(
+                f"Every checkpoint in {self.directory} is damaged (steps "
+                f"{', '.join(map(str, steps))}). Restore a copy of the folder, or train again "
+                "into another --workdir."
+            )
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        """Renames a damaged step so that the run may write that step again."""
+        if jax.process_index() == 0:
+            folder = self.directory / str(step)
+            target, count = self.directory / f"{step}.damaged", 1
+            while target.exists():
+                count += 1
+                target = self.directory / f"{step}.damaged{count}"
+            folder.rename(target)
+        self._manager.reload()
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be trusted."""
+
+    def __init__(self, step: int, reason: str):
+        super().__init__(f"The checkpoint of step {step} is damaged: {reason}.")
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """A 32-bit checksum of every array's bits, by dotted path; independent of its sharding."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = [_name(key) for key, _ in leaves]
+    values = jax.device_get(_checksum_all([leaf for _, leaf in leaves]))
+    return {name: int(value) for name, value in zip(names, values, strict=True)}
+
+
+@jax.jit
+def _checksum_all(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [_checksum(leaf) for leaf in leaves]
+
+
+def _checksum(x: jax.Array) -> jax.Array:
+    """Sum over elements of hash(bits + index · odd constant), modulo 2³²."""
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[np.dtype(x.dtype).itemsize]
+    words = jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32)
+    index = jnp.zeros(words.shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(words.ndim)):
+        index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * jnp.uint32(stride)
+        stride = stride * words.shape[axis] % 2**32
+    mixed = words + index * jnp.uint32(0x9E3779B1)
+    mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EBCA6B)
+    return jnp.sum(mixed ^ (mixed >> 13), dtype=jnp.uint32)
+
+
+def _name(key_path: Any) -> str:
+    parts = []
+    for key in key_path:
+        # dictionaries, named tuples and tuples may have become dictionaries on disk
+        parts.append(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))))
+    return ".".join(parts)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,84 @@
+"""What the machine is: the platform chosen quietly, the compilation cache, the peak of a chip."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+# Dense bfloat16 FLOP/s of one chip (one jax device), from the vendors' data sheets.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153e12,  # per core; a chip has two
+    "A100": 312e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+}
+
+
+def start(cache: bool = True) -> None:
+    """Prepares jax before its first use: no TPU warnings without a TPU, compiled programs kept.
+
+    The persistent compilation cache lies in `$JAXLLM_CACHE` (default `~/.cache/jaxllm`); an empty
+    `JAXLLM_CACHE` turns it off.
+    """
+    if "JAX_PLATFORMS" not in os.environ and not _accelerator_visible():
+        os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu prints a page of warnings otherwise
+    import jax
+
+    folder = os.environ.get("JAXLLM_CACHE", str(Path("~/.cache/jaxllm").expanduser()))
+    if cache and folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def describe() -> str:
+    """The devices in words, such as "8 x TPU v5e"."""
+    import jax
+
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+def peak_flops(device) -> float | None:
+    """Peak dense FLOP/s of one device: the data sheet's, or for a CPU the measured matmul rate."""
+    if device.platform == "cpu":
+        return _measure_matmul()
+    kind = device.device_kind
+    matches = [name for name in PEAK_FLOPS if name.lower() in kind.lower()]
+    return PEAK_FLOPS[max(matches, key=len)] if matches else None
+
+
+def peak_memory_bytes(device) -> int | None:
+    """The most memory the device has used so far; None where the backend does not say."""
+    stats = device.memory_stats() if hasattr(device, "memory_stats") else None
+    return stats.get("peak_bytes_in_use") if stats else None
+
+
+def _accelerator_visible() -> bool:
+    files = ("/dev/accel0", "/dev/vfio/0", "/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd")
+    return any(os.path.exists(name) for name in files) or "TPU_NAME" in os.environ
+
+
+def _measure_matmul(size: int = 1024, seconds: float = 0.1) -> float:
+    """float32 FLOP/s of a square matrix product, shared by the fake devices of one CPU."""
+    import jax
+    import jax.numpy as jnp
+
+    a = jnp.ones((size, size), jnp.float32)
+    multiply = jax.jit(jnp.matmul)
+    multiply(a, a).block_until_ready()
+    best = float("inf")
+    stop = time.perf_counter() + seconds
+    while time.perf_counter() < stop:
+        begin = time.perf_counter()
+        multiply(a, a).block_until_ready()
+        best = min(best, time.perf_counter() - begin)
+    return 2 * size**3 / best / jax.local_device_count()

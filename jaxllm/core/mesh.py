@@ -1,0 +1,148 @@
+"""The device mesh and the one table that maps logical axes to it.
+
+Models name what an axis means ("embed", "heads", "batch"); only this file knows that "embed" lies
+along `fsdp`. An axis without a rule and two axes of one array on the same mesh axis are errors,
+on a single CPU device too, so that tests see what a pod would.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxllm.core.config import MeshConfig
+from jaxllm.core.errors import UserError, nearest
+
+# Outermost first: neighbours in this order are neighbours on the interconnect, so the axes that
+# talk most (tensor, context) come last.
+MESH_AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")
+
+Axes = Sequence[str | None]
+Rules = tuple[tuple[str, tuple[str, ...]], ...]
+
+RULES: Rules = (
+    # parameters
+    ("layers", ("stage",)),
+    ("embed", ("fsdp",)),
+    ("vocab", ("tensor",)),
+    ("heads", ("tensor",)),
+    ("kv_heads", ("tensor",)),
+    ("head_dim", ()),
+    ("mlp", ("tensor",)),
+    ("norm", ()),
+    ("position", ()),
+    # activations
+    ("batch", ("data", "fsdp", "expert")),
+    ("sequence", ("context",)),
+    ("act_embed", ()),
+    ("act_heads", ("tensor",)),
+    ("act_mlp", ("tensor",)),
+    ("act_vocab", ("tensor",)),
+    ("cache", ()),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharding:
+    """A mesh with its rules: turns logical axes into shardings and constraints."""
+
+    mesh: Mesh
+    rules: Rules = RULES
+
+    def spec(self, axes: Axes) -> PartitionSpec:
+        """The PartitionSpec of an array whose dimensions are `axes` (None: not sharded).
+
+        Raises:
+          ValueError: an axis without a rule, or two dimensions on one mesh axis.
+        """
+        table, used, entries = dict(self.rules), set(), []
+        for axis in axes:
+            if axis is None:
+                entries.append(None)
+                continue
+            if axis not in table:
+                raise ValueError(f"No sharding rule for axis {axis!r}. {nearest(axis, table)}")
+            names = tuple(n for n in table[axis] if self.mesh.shape[n] > 1)
+            if clash := used & set(names):
+                raise ValueError(f"Axes {tuple(axes)} put two dimensions on mesh axis {clash}.")
+            used |= set(names)
+            entries.append(names[0] if len(names) == 1 else names or None)
+        return PartitionSpec(*entries)
+
+    def named(self, axes: Axes) -> NamedSharding:
+        """The NamedSharding of an array with these logical axes."""
+        return NamedSharding(self.mesh, self.spec(axes))
+
+    def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
+        """Pins the sharding of an intermediate value inside jit."""
+        if x.ndim != len(axes):
+            raise ValueError(f"{x.ndim} dimensions were given {len(axes)} axes: {axes}.")
+        return jax.lax.with_sharding_constraint(x, self.named(axes))
+
+    def parts(self, axis: str) -> int:
+        """Into how many parts the logical axis is cut."""
+        return math.prod(self.mesh.shape[name] for name in dict(self.rules)[axis])
+
+    def replicated(self) -> NamedSharding:
+        """Every device holds the whole array."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of `config` over `devices` (all of them by default).
+
+    Raises:
+      UserError: the axes do not multiply to the device count.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = {name: getattr(config, name) for name in MESH_AXES}
+    shape = _mesh_shape(sizes, len(devices))
+    auto = (AxisType.Auto,) * len(MESH_AXES)
+    if devices == jax.devices():  # jax then orders the devices along the interconnect
+        return jax.make_mesh(shape, MESH_AXES, axis_types=auto)
+    return Mesh(np.array(devices).reshape(shape), MESH_AXES, axis_types=auto)
+
+
+def single_device() -> Sharding:
+    """The sharding of everything on the first device."""
+    return Sharding(make_mesh(MeshConfig(), jax.devices()[:1]))
+
+
+def check_batch(sharding: Sharding, batch_size: int, field: str) -> None:
+    """Refuses a batch that the devices cannot share evenly.
+
+    Raises:
+      UserError: with the nearest sizes that divide.
+    """
+    parts = sharding.parts("batch")
+    if batch_size % parts:
+        below, above = batch_size // parts * parts, (batch_size // parts + 1) * parts
+        choices = " or ".join(str(n) for n in (below, above) if n)
+        raise UserError(
+            f"{field}={batch_size} cannot be shared by {parts} groups of devices (mesh.data x "
+            f"mesh.fsdp x mesh.expert = {parts}). Use --config.{field}={choices}."
+        )
+
+
+def _mesh_shape(sizes: dict[str, int], count: int) -> tuple[int, ...]:
+    bad = [name for name, size in sizes.items() if size < 1 and size != -1]
+    free = [name for name, size in sizes.items() if size == -1]
+    if bad:
+        raise UserError(f"mesh.{bad[0]}={sizes[bad[0]]} must be at least 1, or -1 for the rest.")
+    if len(free) > 1:
+        raise UserError(f"Only one mesh axis may be -1; these are: {', '.join(free)}.")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    written = " x ".join(f"{name} {size}" for name, size in sizes.items() if size != 1)
+    if count % fixed or (not free and fixed != count):
+        divisors = ", ".join(str(d) for d in range(1, count + 1) if count % d == 0)
+        raise UserError(
+            f"The mesh ({written or 'all axes 1'}) needs {fixed} devices (or a multiple, with an "
+            f"axis of -1), and there are {count}. Choose axes that multiply to {count}: each one "
+            f"of {divisors}."
+        )
+    return tuple(count // fixed if size == -1 else size for size in sizes.values())

@@ -1,0 +1,60 @@
+"""Files that are written whole or not at all, on a local disk or in a bucket (`gs://`)."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from etils import epath
+
+from jaxllm.core.errors import UserError
+
+
+def path(name: str | os.PathLike) -> epath.Path:
+    """The path of a local file or a bucket object, with `~` expanded."""
+    return epath.Path(name).expanduser()
+
+
+def atomic_write_bytes(target: str | os.PathLike, content: bytes) -> None:
+    """Writes `content` to `target` through a temporary file beside it.
+
+    Raises:
+      UserError: the folder cannot be written, or the disk is full.
+    """
+    target = path(target)
+    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    except OSError as error:
+        raise unwritable(target, error) from error
+
+
+def atomic_write_text(target: str | os.PathLike, content: str) -> None:
+    """`atomic_write_bytes` of UTF-8 text."""
+    atomic_write_bytes(target, content.encode())
+
+
+def make_directory(target: str | os.PathLike) -> epath.Path:
+    """The directory `target`, created with its parents when it does not exist.
+
+    Raises:
+      UserError: a file is in the way, or the parent cannot be written.
+    """
+    directory = path(target)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(directory, error) from error
+    return directory
+
+
+def unwritable(target: epath.Path, error: OSError) -> UserError:
+    """The user's view of an OSError met while writing `target`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = "The disk is full: free some space or choose another folder, then run the same command."
+    elif error.errno in (errno.EEXIST, errno.ENOTDIR):
+        fix = "A file is in the way: choose another folder or move the file."
+    else:
+        fix = "Choose a folder that you may write to."
+    return UserError(f"Cannot write {target}: {error.strerror or error}. {fix}")

@@ -1,0 +1,129 @@
+"""manifest.json: what a prepared folder holds and how it was made; written last, so it vouches.
+
+It says nothing of the time, the machine or the folder's own place: the same input and settings
+give the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from jaxllm.core.errors import UserError
+from jaxllm.core.paths import atomic_write_text, path
+
+FILE = "manifest.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An ArrayRecord file of a split."""
+
+    name: str
+    sha256: str
+    bytes: int
+    records: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """Counts of what went into a split, and its shards in order."""
+
+    documents: int
+    characters: int
+    bytes: int  # of UTF-8, for bits per byte
+    tokens: int  # end-of-document tokens included
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Documents left out for one reason."""
+
+    documents: int
+    characters: int
+
+
+@dataclass(frozen=True)
+class TokenizerEntry:
+    """The tokenizer that wrote the ids; its files are in the folder `tokenizer`."""
+
+    kind: str
+    hash: str
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was read, in short."""
+
+    files: int
+    bytes: int
+    digest: str  # sha256 of the files' names and sizes
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of manifest.json."""
+
+    version: int
+    jaxllm: str
+    settings: dict[str, Any]  # every stage's settings, as configured
+    inputs: Inputs
+    dropped: dict[str, Dropped]  # by reason
+    tokenizer: TokenizerEntry
+    block_tokens: int
+    splits: dict[str, Split]
+
+    def write(self, folder: str | os.PathLike) -> None:
+        """Writes manifest.json into the folder."""
+        text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        atomic_write_text(path(folder) / FILE, text)
+
+
+def read_manifest(folder: str | os.PathLike, field: str = "") -> Manifest:
+    """The manifest of a prepared folder; `field` is named in the errors.
+
+    Raises:
+      UserError: the folder was not (completely) prepared, or by another version.
+    """
+    file = path(folder) / FILE
+    where = f"{field}={str(folder)!r}" if field else str(folder)
+    if not file.exists():
+        raise UserError(f"{where} holds no prepared data: it has no {FILE}. {_near(path(folder))}")
+    content = json.loads(file.read_text())
+    if content.get("version") != VERSION:
+        raise UserError(
+            f"{where} was prepared in format {content.get('version')}, and this version of jaxllm "
+            f"reads format {VERSION}. Run `jaxllm prepare` again with --overwrite."
+        )
+    return _from_json(content)
+
+
+def _from_json(content: dict[str, Any]) -> Manifest:
+    splits = {
+        name: Split(**{**split, "shards": tuple(Shard(**shard) for shard in split["shards"])})
+        for name, split in content["splits"].items()
+    }
+    dropped = {reason: Dropped(**counts) for reason, counts in content["dropped"].items()}
+    return Manifest(**{
+        **content, "splits": splits, "dropped": dropped, "inputs": Inputs(**content["inputs"]),
+        "tokenizer": TokenizerEntry(**content["tokenizer"]),
+    })
+
+
+def _near(folder) -> str:
+    """Prepared folders beside, above or below a folder that is none."""
+    places = [folder, folder.parent, folder.parent.parent]
+    found: list[str] = []
+    for place in places:
+        if place.exists() and place.is_dir():
+            found += [str(m.parent) for m in place.glob(f"*/{FILE}") if str(m.parent) not in found]
+    if found:
+        return f"Prepared folders near it: {', '.join(sorted(found)[:8])}."
+    return "Write it with `jaxllm prepare --config=configs/data/… --workdir=FOLDER`."

@@ -1,0 +1,1 @@
+"""Raw text to token shards, offline: nothing in this package imports jax."""

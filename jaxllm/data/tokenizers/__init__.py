@@ -1,0 +1,65 @@
+"""Tokenizers: one file per kind, found by its name; all behind the class `Tokenizer`.
+
+A tokenizer folder holds the kind's own files and `jaxllm_tokenizer.json`, which says the kind, the
+vocabulary size, the special ids and a hash. A Hugging Face folder is accepted wherever a tokenizer
+folder is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+from types import ModuleType
+
+from jaxllm.core.errors import UserError, unknown
+from jaxllm.core.paths import path
+from jaxllm.data.tokenizers.base import METADATA, Tokenizer
+from jaxllm.data.tokenizers.stream import StreamDecoder
+
+__all__ = ["StreamDecoder", "Tokenizer", "kind_module", "kinds", "load"]
+
+
+def kinds() -> list[str]:
+    """The kinds of tokenizers there are."""
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted(set(names) - {"base", "stream"})
+
+
+def kind_module(kind: str) -> ModuleType:
+    """The file of a kind: `load(folder)`, and `train(texts, config)` where it can be trained.
+
+    Raises:
+      UserError: there is no such kind.
+    """
+    if kind not in kinds():
+        raise unknown("tokenizer.kind", kind, kinds())
+    return importlib.import_module(f"{__name__}.{kind}")
+
+
+def load(folder: str | os.PathLike) -> Tokenizer:
+    """The tokenizer of a tokenizer folder, or of a folder that has a Hugging Face tokenizer.json.
+
+    Raises:
+      UserError: there is no tokenizer, or its files are not those it was saved with.
+    """
+    folder = path(folder)
+    metadata = folder / METADATA
+    if metadata.exists():
+        saved = json.loads(metadata.read_text())
+        tokenizer = kind_module(saved["kind"]).load(folder)
+        if tokenizer.hash != saved["hash"]:
+            raise UserError(
+                f"The tokenizer in {folder} was changed after it was saved: its hash is "
+                f"{tokenizer.hash[:12]}, {METADATA} says {saved['hash'][:12]}. Restore its files, "
+                "or prepare the data again."
+            )
+        return tokenizer
+    if (folder / "tokenizer.json").exists():
+        return kind_module("huggingface").load(folder)
+    inside = folder / "tokenizer"
+    hint = f" Did you mean {inside}?" if inside.exists() else ""
+    raise UserError(
+        f"{folder} holds no tokenizer: neither {METADATA} nor tokenizer.json is there.{hint}"
+    )

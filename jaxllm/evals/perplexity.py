@@ -1,0 +1,91 @@
+"""The loss of trained models on prepared data: did it learn the domain, what did it forget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxllm.core.config import MeshConfig, resolve
+from jaxllm.core.display import Display
+from jaxllm.core.errors import UserError
+from jaxllm.core.mesh import Sharding, check_batch, make_mesh
+from jaxllm.core.paths import path
+from jaxllm.core.rundir import Record, replace_records
+from jaxllm.data import tokenizers
+from jaxllm.data.config import DataConfig
+from jaxllm.data.loader import ValidationData
+from jaxllm.models.load import find_model, load_params
+from jaxllm.nn.compute import make_compute
+from jaxllm.train.evaluate import validation_record
+from jaxllm.train.losses import LossOptions
+from jaxllm.train.step import jit_eval_step
+
+
+def evaluate_perplexity(
+    models: Sequence[str], data: Sequence[str], display: Display, *, batch_size: int = 16,
+    batches: int = 0, sequence_length: int = 0,
+) -> list[tuple[str, Record]]:
+    """(model, record) for every model on the validation split of every prepared folder.
+
+    The records (split `eval/FOLDER`) also go into the metrics of the model's run directory.
+    `sequence_length` 0 takes each model's own.
+
+    Raises:
+      UserError: no such model or data, or data prepared with another tokenizer.
+    """
+    sharding = Sharding(make_mesh(MeshConfig()))
+    check_batch(sharding, batch_size, "batch_size")
+    results = []
+    for name in models:
+        saved = find_model(name)
+        config = saved.run.read_config()["config"]
+        own = resolve(DataConfig, config["data"], "data")
+        tokenizer = tokenizers.load(saved.run.tokenizer)
+        splits = [
+            _validation(folder, tokenizer, sequence_length or own.sequence_length, name)
+            for folder in data
+        ]
+        with display.phase(f"reading {name}"):
+            model = load_params(saved, make_compute(sharding), display.warn)
+        step = jit_eval_step(model, LossOptions(logit_softcap=model.config.logit_softcap))
+        records = []
+        for folder, split in zip(data, splits, strict=True):
+            with display.phase(f"evaluating {name} on {folder}"):
+                records.append(validation_record(
+                    step, model.params, split.batches(batch_size, batches), sharding,
+                    step=model.step, split=f"eval/{path(folder).name}", batch_size=batch_size,
+                    bytes_per_token=split.bytes_per_token,
+                ))
+        replace_records(saved.run, records)
+        results += [(name, record) for record in records]
+    return results
+
+
+def comparison(results: Sequence[tuple[str, Record]], field: str = "loss") -> tuple[list, list]:
+    """Columns and rows of a table: a row per data set, a column per model.
+
+    With two models or more, the last column is the last model minus the first.
+    """
+    models = list(dict.fromkeys(name for name, _ in results))
+    values: dict[str, dict[str, Any]] = {}
+    for name, record in results:
+        values.setdefault(record["split"].removeprefix("eval/"), {})[name] = record[field]
+    columns = ["data", *models] + (["difference"] if len(models) > 1 else [])
+    rows = []
+    for data, by_model in values.items():
+        row = [data, *(by_model[name] for name in models)]
+        if len(models) > 1 and None not in row:
+            row.append(f"{row[-1] - row[1]:+.4f}")
+        rows.append(row + [None] * (len(columns) - len(row)))
+    return columns, rows
+
+
+def _validation(folder: str, tokenizer, sequence_length: int, model: str) -> ValidationData:
+    split = ValidationData(folder, sequence_length, "causal")
+    theirs = tokenizers.load(split.tokenizer_path)
+    if theirs.hash != tokenizer.hash:
+        raise UserError(
+            f"{folder} was prepared with another tokenizer than {model}'s: its token ids mean "
+            f"other text. Prepare it with --config.tokenizer.path=RUN/tokenizer of {model}."
+        )
+    return split

@@ -1,0 +1,47 @@
+"""What follows from a model's parameter specs: count, shardings, and whether a mesh divides it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+
+from jaxllm.core.errors import UserError
+from jaxllm.core.mesh import Sharding
+from jaxllm.nn.module import Params, ParamSpec
+
+
+def is_spec(node: Any) -> bool:
+    """True for the leaves of a spec tree, for `jax.tree.map(…, is_leaf=is_spec)`."""
+    return isinstance(node, ParamSpec)
+
+
+def param_count(specs: Params) -> int:
+    """The number of parameters."""
+    return sum(math.prod(spec.shape) for spec in jax.tree.leaves(specs, is_leaf=is_spec))
+
+
+def param_shardings(specs: Params, sharding: Sharding) -> Params:
+    """The NamedSharding of each parameter."""
+    return jax.tree.map(lambda spec: sharding.named(spec.axes), specs, is_leaf=is_spec)
+
+
+def check_divisible(specs: Params, sharding: Sharding) -> None:
+    """Refuses a mesh that does not divide the model's sizes.
+
+    Raises:
+      UserError: naming the size, the mesh axes and the sizes that divide.
+    """
+    for path, spec in jax.tree_util.tree_leaves_with_path(specs, is_leaf=is_spec):
+        for axis, size in zip(spec.axes, spec.shape, strict=True):
+            parts = 1 if axis is None else sharding.parts(axis)
+            if size % parts:
+                mesh_axes = " x ".join(f"mesh.{name}" for name in dict(sharding.rules)[axis])
+                fits = [n for n in range(1, min(size, 2 * parts) + 1) if size % n == 0]
+                where = ".".join(key.key for key in path)
+                raise UserError(
+                    f"{mesh_axes}={parts} does not divide the model's {axis!r} size of {size} "
+                    f"(parameter {where}). Nearest values that do: "
+                    f"{', '.join(map(str, fits[-3:]))}."
+                )

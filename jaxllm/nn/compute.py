@@ -1,0 +1,78 @@
+"""How a model is executed, apart from what it computes: dtypes, sharding, kernels, memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm.core.errors import unknown
+from jaxllm.core.mesh import Sharding, single_device
+
+policies = jax.checkpoint_policies
+
+# What the backward pass finds saved; the rest it computes again.
+REMAT = {
+    "none": None,  # everything saved, nothing recomputed
+    "full": policies.nothing_saveable,  # only the input of each layer
+    "attention": policies.save_only_these_names("attention"),  # also the attention's output
+    "projections": policies.save_only_these_names("query", "key", "value", "attention"),
+    "dots": policies.dots_with_no_batch_dims_saveable,  # every product with a weight
+}
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """The execution choices that modules share; hashable, part of a model's static structure."""
+
+    sharding: Sharding
+    dtype: np.dtype = np.dtype(np.float32)  # of activations and matrix products
+    param_dtype: np.dtype = np.dtype(np.float32)
+    remat: str = "none"
+    attention: str = "auto"  # auto | xla | cudnn | splash | splash_interpret
+    unroll: int = 1  # layers per iteration of the scan
+
+    def checkpoint(self, step: Callable) -> Callable:
+        """`step` under the remat policy."""
+        if self.remat == "none":
+            return step
+        return jax.checkpoint(step, policy=REMAT[self.remat], prevent_cse=False)
+
+    def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
+        """See `Sharding.constrain`."""
+        return self.sharding.constrain(x, *axes)
+
+
+def make_compute(
+    sharding: Sharding | None = None, *, dtype: str = "auto", param_dtype: str = "float32",
+    remat: str = "none", attention: str = "auto", unroll: int = 1,
+) -> Compute:
+    """The Compute of these names; `dtype="auto"` is bfloat16 on accelerators, float32 on a CPU.
+
+    Raises:
+      UserError: a name that is none of ours.
+    """
+    sharding = sharding or single_device()
+    for field, name in (("train.dtype", dtype), ("train.param_dtype", param_dtype)):
+        if name not in DTYPES:
+            raise unknown(field, name, DTYPES)
+    if remat not in REMAT:
+        raise unknown("train.remat", remat, REMAT)
+    on_cpu = sharding.mesh.devices.flat[0].platform == "cpu"
+    if dtype == "auto":
+        dtype = "float32" if on_cpu else "bfloat16"
+    return Compute(
+        sharding, as_dtype(dtype), as_dtype("float32" if param_dtype == "auto" else param_dtype),
+        remat, attention, unroll,
+    )
+
+
+def as_dtype(name: Any) -> np.dtype:
+    """The dtype object of a name such as "bfloat16"."""
+    return jnp.dtype(name)

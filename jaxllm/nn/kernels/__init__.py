@@ -1,0 +1,1 @@
+"""Attention by backend: one function, several kernels that compute the same."""

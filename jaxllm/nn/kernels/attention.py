@@ -1,0 +1,165 @@
+"""`attend`: attention chosen by backend, every kernel equal to the plain one.
+
+Shapes: B batch, T queries, S keys, N query heads, K key/value heads, G = N / K, H head dimension.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.core.errors import UserError, unknown
+from jaxllm.nn.compute import Compute
+from jaxllm.nn.layers import dropout
+
+MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row with no key stays finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+    """Which keys a query may see, and how scores are shaped."""
+
+    causal: bool = True
+    window: int = 0  # the last `window` keys, the query's own included; 0: all
+    softcap: float = 0.0
+    scale: float = 0.0  # 0: 1 / sqrt(H)
+    dropout: float = 0.0
+
+    def scores_scale(self, head_dim: int) -> float:
+        """The factor on q · k."""
+        return self.scale or 1.0 / math.sqrt(head_dim)
+
+
+class Places(NamedTuple):
+    """Where queries and keys stand. Equal segments (documents) see each other; None: all one.
+
+    Indices grow along the sequence; None: 0, 1, 2, … for queries and keys alike.
+    """
+
+    query_index_BT: jax.Array | None = None
+    key_index_BS: jax.Array | None = None
+    query_segments_BT: jax.Array | None = None
+    key_segments_BS: jax.Array | None = None
+
+
+def attend(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, pattern: Pattern, places: Places,
+    compute: Compute, key: jax.Array | None = None,
+) -> jax.Array:
+    """softmax(q · kᵀ) · v over the keys that `pattern` and `places` allow; [B, T, N, H].
+
+    `key` switches on dropout of the probabilities.
+    """
+    name = choose(compute, pattern, places, q_BTNH, k_BSKH, key)
+    if name == "xla":
+        return _xla(q_BTNH, k_BSKH, v_BSKH, pattern, places, key)
+    if name == "cudnn":
+        return _cudnn(q_BTNH, k_BSKH, v_BSKH, pattern, places)
+    from jaxllm.nn.kernels.splash import splash  # Pallas: only where it runs
+
+    interpret = name == "splash_interpret"
+    segments = places.query_segments_BT
+    return splash(q_BTNH, k_BSKH, v_BSKH, segments, pattern, compute.sharding, interpret)
+
+
+def choose(compute: Compute, pattern: Pattern, places: Places, q, k, key) -> str:
+    """The kernel for these shapes: the one asked for, or the backend's best that can do it.
+
+    Raises:
+      UserError: the kernel asked for cannot do it, with the reason.
+    """
+    asked = compute.attention
+    if asked not in ("auto", "xla", "cudnn", "splash", "splash_interpret"):
+        raise unknown("train.attention", asked, ("auto", "xla", "cudnn", "splash"))
+    if asked == "xla" or places.query_index_BT is not None:
+        return "xla"  # a key/value cache: keys stand elsewhere than queries
+    platform = compute.sharding.mesh.devices.flat[0].platform
+    if asked == "auto":
+        best = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(platform, "xla")
+        return "xla" if refusal(best, pattern, q, k, key, compute) else best
+    reason = refusal(asked, pattern, q, k, key, compute)
+    if reason:
+        raise UserError(f"train.attention={asked!r} cannot run this model: {reason}. Use 'auto'.")
+    return asked
+
+
+def refusal(name: str, pattern: Pattern, q, k, key, compute: Compute) -> str | None:
+    """Why kernel `name` cannot compute this, or None when it can."""
+    length, head_dim = q.shape[1], q.shape[3]
+    if name == "xla":
+        return None
+    if key is not None and pattern.dropout > 0:
+        return "it has no dropout of attention probabilities"
+    if compute.sharding.parts("sequence") > 1:
+        return "it needs the whole sequence on a device, and mesh.context cuts it"
+    if name == "cudnn":
+        if pattern.softcap:
+            return "it has no soft-cap"
+        if q.dtype not in (jnp.bfloat16, jnp.float16):
+            return f"it computes in bfloat16 or float16, not {q.dtype}"
+        if head_dim % 8 or head_dim > 128:
+            return f"it takes head dimensions that are multiples of 8 up to 128, not {head_dim}"
+        return None
+    if length % 128:
+        return f"it takes sequence lengths that are multiples of 128, not {length}"
+    if not pattern.causal:
+        return "it is set up for causal attention only"
+    return None
+
+
+def mask_of(pattern: Pattern, places: Places, queries: int, keys: int) -> jax.Array | None:
+    """Boolean [B or 1, T, S], True where a query may see a key; None when it may see all."""
+    i = jnp.arange(queries)[None] if places.query_index_BT is None else places.query_index_BT
+    j = jnp.arange(keys)[None] if places.key_index_BS is None else places.key_index_BS
+    i, j = i[:, :, None], j[:, None, :]
+    parts = []
+    if pattern.causal:
+        parts.append(j <= i)
+    if pattern.window:
+        parts.append(j > i - pattern.window)
+        if not pattern.causal:
+            parts.append(j < i + pattern.window)
+    if places.query_segments_BT is not None:
+        same = places.query_segments_BT[:, :, None] == places.key_segments_BS[:, None, :]
+        parts.append(same)
+    mask = None
+    for part in parts:
+        mask = part if mask is None else mask & part
+    return mask
+
+
+def _xla(q_BTNH, k_BSKH, v_BSKH, pattern: Pattern, places: Places, key) -> jax.Array:
+    B, T, N, H = q_BTNH.shape
+    S, K = k_BSKH.shape[1:3]
+    # Batch dimensions first: XLA's batched products are then plain ones (twice as fast on a CPU).
+    q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
+    scores = jnp.einsum(
+        "bkgth,bksh->bkgts", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32
+    ) * pattern.scores_scale(H)
+    if pattern.softcap:
+        scores = pattern.softcap * jnp.tanh(scores / pattern.softcap)
+    mask = mask_of(pattern, places, T, S)
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None], scores, MASKED)
+    weights = dropout(jax.nn.softmax(scores, axis=-1), pattern.dropout, key)
+    out = jnp.einsum("bkgts,bksh->bkgth", weights.astype(v_BSKH.dtype), v_BKSH)
+    return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _cudnn(q_BTNH, k_BSKH, v_BSKH, pattern: Pattern, places: Places) -> jax.Array:
+    mask = None
+    if places.query_segments_BT is not None:  # documents: a mask instead of the causal shortcut
+        mask = mask_of(pattern, places, q_BTNH.shape[1], k_BSKH.shape[1])[:, None]
+    window = None
+    if mask is None and pattern.window:
+        window = (pattern.window - 1, 0 if pattern.causal else pattern.window - 1)
+    return jax.nn.dot_product_attention(
+        q_BTNH, k_BSKH, v_BSKH, mask=mask, is_causal=pattern.causal and mask is None,
+        scale=pattern.scores_scale(q_BTNH.shape[-1]), local_window_size=window,
+        implementation="cudnn",
+    )

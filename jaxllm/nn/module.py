@@ -1,0 +1,118 @@
+"""Modules as pytrees: the only file that imports flax.
+
+A model is an nnx.Module for readability; everything that transforms it is plain JAX. `split`
+turns a module into a static structure and a plain nested dictionary of arrays, `bind` puts them
+together again inside jit. No module holds an Rngs object (under jit and scan its counter stands
+still and every dropout mask repeats): keys are arguments.
+
+Each parameter carries its logical axes, one name per dimension; `Stack` prepends "layers".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Module = nnx.Module
+ModuleList = nnx.List
+Params = dict[str, Any]  # nested dictionaries of arrays, keyed by attribute names
+Structure = nnx.GraphDef
+
+
+class Param(nnx.Variable):
+    """A trained array; metadata `axes` and `inputs` describe its dimensions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamSpec:
+    """Shape, dtype and meaning of one parameter.
+
+    `inputs` counts the dimensions that a matrix product contracts; they stand first, after
+    "layers" where the parameter is stacked.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    axes: tuple[str | None, ...]
+    inputs: int
+
+
+def normal(stddev: float) -> Callable:
+    """Initialiser N(0, stddev²)."""
+    return lambda key, shape, dtype: stddev * jax.random.normal(key, shape, dtype)
+
+
+def zeros(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Initialiser of zeros."""
+    return jnp.zeros(shape, dtype)
+
+
+def ones(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Initialiser of ones."""
+    return jnp.ones(shape, dtype)
+
+
+def parameter(
+    key: jax.Array, shape: tuple[int, ...], axes: tuple[str | None, ...], init: Callable,
+    dtype: Any, inputs: int = 0,
+) -> Param:
+    """A parameter with one logical axis name per dimension."""
+    if len(shape) != len(axes):
+        raise ValueError(f"shape {shape} has {len(shape)} dimensions, axes {axes} name {len(axes)}.")
+    return Param(init(key, shape, dtype), axes=axes, inputs=inputs)
+
+
+def split(module: Module) -> tuple[Structure, Params]:
+    """The static structure of a module and its parameters as nested dictionaries."""
+    structure, state = nnx.split(module)
+    return structure, nnx.to_pure_dict(state)
+
+
+def bind(structure: Structure, params: Params) -> Any:
+    """The module with these parameters; cheap, meant to be called inside jit."""
+    return nnx.merge(structure, params)
+
+
+def abstract(make: Callable[[jax.Array], Module]) -> tuple[Structure, Params]:
+    """Structure and ParamSpec tree of `make(key)`, without computing anything."""
+    module = nnx.eval_shape(make, jax.random.key(0))
+    structure, state = nnx.split(module)
+    specs: Params = {}
+    for path, variable in nnx.to_flat_state(state):
+        value, meta = variable.get_value(), variable.get_metadata()
+        node = specs
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = ParamSpec(value.shape, value.dtype, meta["axes"], meta["inputs"])
+    return structure, specs
+
+
+class Stack(Module):
+    """`count` equal layers held as one, every parameter with a leading "layers" dimension."""
+
+    def __init__(self, make: Callable[[jax.Array], Module], count: int, key: jax.Array):
+        keys = jax.random.split(key, count)
+        structure, _ = split(make(keys[0]))
+        self.layer = bind(structure, jax.vmap(lambda k: split(make(k))[1])(keys))
+        self.count = count
+        for _, variable in nnx.to_flat_state(nnx.state(self.layer)):
+            variable.set_metadata(axes=("layers", *variable.get_metadata()["axes"]))
+
+    def scan(
+        self, body: Callable, carry: Any, xs: Any = None, *, wrap: Callable = lambda f: f,
+        unroll: int = 1,
+    ) -> tuple[Any, Any]:
+        """`carry, y = body(layer, carry, x)` over the layers in order, as one `lax.scan`.
+
+        `wrap` transforms the step, such as `jax.checkpoint`; `xs` has a leading layer dimension.
+        """
+        structure, params = split(self.layer)
+        step = wrap(lambda carry, params, x: body(bind(structure, params), carry, x))
+        return jax.lax.scan(
+            lambda carry, scanned: step(carry, *scanned), carry, (params, xs), unroll=unroll
+        )

@@ -1,0 +1,222 @@
+"""What the report says in numbers and words: summary, evaluations, samples, settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxllm.core.display import duration, short
+from jaxllm.report.curves import smoothing_window
+from jaxllm.report.run import Run
+
+NONE = "–"
+SAMPLE_STEPS = 8  # of each prompt and run: the first, the last and some between
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: its label, a value per run, and the change where there are two runs."""
+
+    label: str
+    values: list[str]
+    change: str = ""
+    better: bool | None = None
+    begins: str = ""  # the group that this row is the first of
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a run wrote at a step after a prompt."""
+
+    step: int
+    text: str
+
+
+def facts(run: Run) -> list[str]:
+    """What the run is, in a few phrases from its config."""
+    model, phrases = run.setting, []
+    if model("model.family"):
+        size = f"{model('model.layers')} layers × {model('model.width')}"
+        phrases.append(f"{model('model.family')}, {size}")
+    if model("data.sequence_length"):
+        batch = f"{model('data.global_batch_size')} × {model('data.sequence_length')} tokens"
+        phrases.append(f"{model('data.objective')}, batch {batch}")
+    sources = [source.get("path") or name for name, source in model("data.mixture", {}).items()]
+    if sources:
+        phrases.append("data " + ", ".join(sources))
+    if model("train.init_from"):
+        phrases.append(f"continued from {model('train.init_from')}")
+    if run.devices:
+        phrases.append(run.devices)
+    return phrases
+
+
+def progress(run: Run) -> str:
+    """How far the run is, such as "2,000 steps" or "step 400 of 2,000"."""
+    steps, _ = run.column("train", "tokens")
+    total = run.setting("train.steps")
+    if not len(steps):
+        return "no training record yet"
+    done = int(steps[-1])
+    return f"step {done:,} of {total:,}" if total and done < total else f"{done:,} steps"
+
+
+def summary(runs: Sequence[Run]) -> list[Row]:
+    """The final numbers, a row each that one of the runs has."""
+    rows = [
+        Row("training loss", _numbers([_recent(run, "loss") for run in runs])),
+        _validation(runs, "loss"),
+        Row("best validation loss", _numbers([_best(run)[0] for run in runs])),
+        _row(runs, "best at step", lambda run: _count(_best(run)[1])),
+        _validation(runs, "perplexity"),
+        _validation(runs, "bits_per_byte"),
+        _row(runs, "tokens trained on", lambda run: _short(run.last("train", "tokens"))),
+        _row(runs, "tokens per second", lambda run: _short(_median(run, "tokens_per_second"))),
+        _row(runs, "step time", lambda run: _milliseconds(_median(run, "step_seconds"))),
+        _row(runs, "MFU", lambda run: _percent(_median(run, "mfu"))),
+        _row(runs, "peak memory", lambda run: _memory(run.last("train", "peak_memory_bytes"))),
+        _row(runs, "time", lambda run: _time(sum(run.seconds().values()))),
+    ]
+    return [row for row in rows if set(row.values) != {NONE}]
+
+
+def evaluations(runs: Sequence[Run]) -> list[Row]:
+    """Every number of every `eval/<dataset>` at its last step; two runs get their difference."""
+    splits = sorted({split for run in runs for split in run.splits if split.startswith("eval/")})
+    rows = []
+    for split in splits:
+        names = dict.fromkeys(
+            name for run in runs for record in run.splits.get(split, [])
+            for name, value in record.items() if isinstance(value, (int, float))
+        )
+        begins = split.removeprefix("eval/")
+        for name in names:
+            if name not in ("step", "process", "tokens", "bytes"):
+                values = [run.last(split, name) for run in runs]
+                rows.append(_compared(name, values, begins))
+                begins = ""
+    return rows
+
+
+def samples(runs: Sequence[Run]) -> dict[str, dict[str, list[Sample]]]:
+    """Samples by prompt, then by run; the newest last, the prompt taken off the text."""
+    result: dict[str, dict[str, list[Sample]]] = {}
+    for run in runs:
+        for record in run.splits.get("samples", []):
+            prompt = record["prompt"]
+            text = record["text"].removeprefix(prompt)
+            of_run = result.setdefault(prompt, {}).setdefault(run.name, [])
+            of_run.append(Sample(record["step"], text))
+    return {
+        prompt: {name: _spread(found) for name, found in by_run.items()}
+        for prompt, by_run in result.items()
+    }
+
+
+def differences(runs: Sequence[Run]) -> list[Row]:
+    """Every setting that a run changed from its default, with the value in each run."""
+    names = dict.fromkeys(name for run in runs for name in run.difference)
+    return [_row(runs, name, lambda run, name=name: _setting(run, name)) for name in names]
+
+
+def versions(runs: Sequence[Run]) -> list[Row]:
+    """The versions and devices of each run."""
+    names = dict.fromkeys(name for run in runs for name in run.versions)
+    rows = [_row(runs, name, lambda run, name=name: run.versions.get(name, NONE)) for name in names]
+    return [*rows, _row(runs, "devices", lambda run: run.devices or NONE)]
+
+
+def _row(runs: Sequence[Run], label: str, value: Callable[[Run], str]) -> Row:
+    return Row(label, [value(run) for run in runs])
+
+
+def _compared(name: str, values: list[float | None], begins: str) -> Row:
+    label, shown = name.replace("_", " "), _numbers(values)
+    if len(values) != 2 or None in values:
+        return Row(label, shown, begins=begins)
+    before, after = values
+    change = f"{after - before:+,.{_decimals(values)}f}"
+    if before:
+        change += f" ({(after - before) / abs(before):+.1%})".replace("%", " %")
+    change = change.replace("-", "−")
+    better = None
+    if after != before:
+        better = (after < before) == (name in LOWER_IS_BETTER)
+    return Row(label, shown, change, better, begins)
+
+
+def _spread(found: list[Sample]) -> list[Sample]:
+    if len(found) <= SAMPLE_STEPS:
+        return found
+    places = np.linspace(0, len(found) - 1, SAMPLE_STEPS).round().astype(int)
+    return [found[place] for place in places]
+
+
+def _setting(run: Run, name: str) -> str:
+    value = run.difference.get(name, run.setting(name))
+    if isinstance(value, str):
+        return value or '""'
+    return NONE if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _recent(run: Run, name: str) -> float | None:
+    """The mean of the newest values, as many as the smoothed curve averages."""
+    values = run.column("train", name)[1]
+    return float(values[-smoothing_window(len(values)):].mean()) if len(values) else None
+
+
+def _median(run: Run, name: str) -> float | None:
+    values = run.column("train", name)[1]
+    return float(np.median(values)) if len(values) else None
+
+
+def _validation(runs: Sequence[Run], name: str) -> Row:
+    values = [run.last("validation", name) for run in runs]
+    return Row(f"validation {name.replace('_', ' ')}", _numbers(values))
+
+
+def _best(run: Run) -> tuple[float | None, float | None]:
+    steps, values = run.column("validation", "loss")
+    if not len(steps):
+        return None, None
+    best = int(values.argmin())
+    return values[best], steps[best]
+
+
+def _numbers(values: Sequence[float | None]) -> list[str]:
+    """The numbers of one row, all with as many decimals as the largest needs."""
+    decimals = _decimals(values)
+    return [NONE if value is None else f"{value:,.{decimals}f}" for value in values]
+
+
+def _decimals(values: Sequence[float | None]) -> int:
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    return 4 if largest < 20 else 2 if largest < 10_000 else 0
+
+
+def _count(value: float | None) -> str:
+    return NONE if value is None else f"{value:,.0f}"
+
+
+def _short(value: float | None) -> str:
+    return NONE if value is None else short(value)
+
+
+def _milliseconds(value: float | None) -> str:
+    return NONE if value is None else f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{value:.1%}".replace("%", " %")
+
+
+def _memory(value: float | None) -> str:
+    return NONE if value is None else f"{value / 2**30:.2f} GiB"
+
+
+def _time(seconds: float) -> str:
+    return duration(seconds) if seconds else NONE

@@ -1,0 +1,144 @@
+"""The configuration of a training run: the sections of every layer under one root."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from ml_collections import ConfigDict
+
+from jaxllm.core.config import MeshConfig, resolve, to_config_dict
+from jaxllm.core.errors import UserError
+from jaxllm.data.config import DataConfig
+from jaxllm.models.config import ModelConfig, model_section, resolve_model
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Which tokenizer the run expects."""
+
+    path: str = ""  # a tokenizer folder; "": the one that the data was prepared with
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """An optax optimizer and its learning-rate schedule."""
+
+    name: str = "adamw"  # adamw | adafactor | lion | muon | sgd
+    learning_rate: float = 3e-4  # at the peak of the schedule
+    schedule: str = "cosine"  # constant | linear | cosine | wsd | rsqrt
+    warmup_steps: int = 0  # linear, from 0
+    final_fraction: float = 0.1  # of the peak, where linear, cosine and wsd end
+    decay_fraction: float = 0.2  # of the steps, that wsd decays over
+    weight_decay: float = 0.1  # decoupled; on matrices, not on norms and biases
+    decay_embeddings: bool = False
+    max_grad_norm: float = 1.0  # global norm that gradients are clipped to; 0: off
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    momentum: float = 0.9
+    moment_dtype: str = "float32"  # of the first moment
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The step, its memory and its reporting."""
+
+    steps: int = 1000
+    grad_accumulation: int = 1  # microbatches per step
+    init_from: str = ""  # run directory[@step] or checkpoint whose parameters to start from
+    remat: str = "none"  # none | full | attention | projections | dots
+    attention: str = "auto"  # auto | xla | cudnn | splash
+    dtype: str = "auto"  # of compute; auto: bfloat16 on accelerators, float32 on a CPU
+    param_dtype: str = "float32"
+    unroll: int = 1  # layers per iteration of the layer loop
+    loss_chunk: int = 0  # tokens per row whose logits exist at once; 0: about 16 MiB of them
+    z_loss: float = 0.0  # weight of log²(Z), PaLM's auxiliary loss
+    label_smoothing: float = 0.0
+    log_every: int = 10
+    eval_every: int = 0  # steps; 0: only after the last
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured during training, besides the loss on the validation split."""
+
+    batch_size: int = 0  # rows per evaluation step; 0: the training batch
+    batches: int = 0  # of the validation split; 0: all of it
+    prompts: tuple[str, ...] = ()  # continued at every evaluation, to look at
+    sample_tokens: int = 100
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the state is saved and which saved states stay."""
+
+    every: int = 0  # steps; 0: only at the end and when the run is stopped
+    keep: int = 2  # the newest
+    keep_best: int = 1  # those of lowest validation loss
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    seed: int = 42
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+def default_config() -> ConfigDict:
+    """Every field of a training run with its default; what recipes start from."""
+    config = to_config_dict(Config())
+    config.model = model_section()
+    return config
+
+
+def resolve_config(values: ConfigDict, base_model: ModelConfig | None = None) -> Config:
+    """The frozen configuration of a recipe's ConfigDict.
+
+    `base_model` is the model of `train.init_from`, which `model` then changes.
+
+    Raises:
+      UserError: an unknown field, a wrong type, or values that cannot work.
+    """
+    sections = {name: values[name] for name in values if name != "model"}
+    config = resolve(Config, sections)
+    model = resolve_model(values.model, base_model)
+    config = dataclasses.replace(config, model=model)
+    _check(config)
+    return config
+
+
+def _check(config: Config) -> None:
+    train, data = config.train, config.data
+    at_least_one = {
+        "train.steps": train.steps, "train.grad_accumulation": train.grad_accumulation,
+        "train.log_every": train.log_every, "train.unroll": train.unroll,
+        "data.sequence_length": data.sequence_length,
+        "data.global_batch_size": data.global_batch_size, "checkpoint.keep": config.checkpoint.keep,
+    }
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise UserError(f"{name}={value} must be at least 1.")
+    for name in ("eval_every", "loss_chunk"):
+        if getattr(train, name) < 0:
+            raise UserError(f"train.{name}={getattr(train, name)} must not be negative.")
+    if data.global_batch_size % train.grad_accumulation:
+        raise UserError(
+            f"data.global_batch_size={data.global_batch_size} is no multiple of "
+            f"train.grad_accumulation={train.grad_accumulation}."
+        )
+    positions = config.model.positions
+    if positions.kind == "learned" and data.sequence_length > positions.max_length:
+        raise UserError(
+            f"data.sequence_length={data.sequence_length} is longer than the model's "
+            f"{positions.max_length} learned positions. Shorten it to {positions.max_length}, or "
+            "raise model.positions.max_length (a new table is then trained)."
+        )

@@ -1,0 +1,393 @@
+"""The training run, top-down: set up, restore, step, evaluate, save, stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxllm
+from jaxllm.core import devices
+from jaxllm.core.checkpoint import Checkpoints, Meta
+from jaxllm.core.config import to_dict
+from jaxllm.core.display import Display
+from jaxllm.core.errors import Interrupted, UserError
+from jaxllm.core.mesh import Sharding, check_batch, make_mesh
+from jaxllm.core.paths import atomic_write_text
+from jaxllm.core.rundir import MetricsWriter, Record, RunDirectory, read_metrics
+from jaxllm.data import tokenizers
+from jaxllm.data.batch import Batch
+from jaxllm.data.loader import TrainingData, ValidationData
+from jaxllm.models.flops import train_flops_per_token
+from jaxllm.models.load import Model, find_model, load_params
+from jaxllm.models.parameters import param_count
+from jaxllm.nn.compute import make_compute
+from jaxllm.nn.module import Params
+from jaxllm.train.config import Config
+from jaxllm.train.evaluate import validation_record
+from jaxllm.train.feed import batch_shapes, local_rows, place
+from jaxllm.train.interrupt import Interrupt
+from jaxllm.train.losses import LossOptions
+from jaxllm.train.nonfinite import explain, keep_batch
+from jaxllm.train.recorder import Clock, NonFinite, Recorder
+from jaxllm.train.state import Setup, TrainState, init_state, make_setup
+from jaxllm.train.step import jit_eval_step, jit_train_step, step_key
+
+# (model, tokenizer) -> records with "split" and values; "step" is added here
+Evaluator = Callable[[Model, tokenizers.Tokenizer], Iterable[Record]]
+
+
+def train(
+    config: Config, difference: dict[str, Any], workdir: str, display: Display,
+    evaluators: Sequence[Evaluator] = (),
+) -> list[Record]:
+    """Trains into `workdir`, from its newest checkpoint if it has one; gives the last metrics.
+
+    Args:
+      config: the resolved configuration.
+      difference: the same as a difference from the defaults, for people to read.
+      evaluators: called at every evaluation, besides the validation loss.
+
+    Raises:
+      UserError: anything in the configuration, the data or the folder that cannot work.
+      Interrupted: SIGTERM or SIGINT; the state was saved.
+    """
+    run = Run(config, difference, workdir, display, evaluators)
+    try:
+        return run.run()
+    finally:
+        run.close()
+
+
+class Run:
+    """One process's part in a training run."""
+
+    def __init__(
+        self, config: Config, difference: dict[str, Any], workdir: str, display: Display,
+        evaluators: Sequence[Evaluator],
+    ):
+        self.config, self.difference, self.display = config, difference, display
+        self.evaluators = evaluators
+        self.clock = Clock()
+        self.directory = RunDirectory(workdir)
+        self.directory.create()
+        self.sharding = Sharding(make_mesh(config.mesh))
+        self.batch_size = config.data.global_batch_size
+        check_batch(
+            self.sharding, self.batch_size // config.train.grad_accumulation,
+            "data.global_batch_size"
+            + (" / train.grad_accumulation" if config.train.grad_accumulation > 1 else ""),
+        )
+        self.rows = local_rows(self.sharding, self.batch_size)
+        self.data = TrainingData(config.data, config.seed)
+        self.tokenizer = _tokenizer(config, self.data)
+        self.setup = _setup(config, self.sharding, self.tokenizer)
+        self.options = LossOptions(
+            config.train.z_loss, config.train.label_smoothing, self.setup.model.logit_softcap,
+            config.train.loss_chunk,
+        )
+        self.validation = {
+            name: ValidationData(source.path, config.data.sequence_length, config.data.objective)
+            for name, source in config.data.mixture.items()
+        }
+        self.checkpoints = Checkpoints(
+            self.directory.checkpoints,
+            keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best,
+        )
+        self.writer: MetricsWriter | None = None
+        self.last: dict[str, Record] = {}
+
+    def run(self) -> list[Record]:
+        """Restores or starts, trains to the last step, evaluates, saves."""
+        state, tokens = self._start()
+        start, steps = int(state.step), self.config.train.steps
+        if start >= steps:
+            self.display.message(
+                f"{self.directory.root} is finished: step {start:,} of {steps:,}. Raise "
+                "train.steps to go on, or choose another --workdir."
+            )
+            return _last_records(self.directory)
+        self._save_description()
+        self.writer = MetricsWriter(self.directory, start)
+        self.display.start("training", steps, start)
+        recorder = Recorder(
+            self.writer, self.display, self.clock, log_every=self.config.train.log_every,
+            steps=steps, start=start, tokens=tokens,
+            flops_per_token=train_flops_per_token(
+                self.setup.model, self.setup.specs, self.config.data.sequence_length
+            ),
+        )
+        with Interrupt(self.display.warn) as interrupt:
+            batches = self.data.iterate(start, self.rows)
+            step_fn = self._compile(state)
+            try:
+                self._loop(state, start, step_fn, batches, recorder, interrupt)
+            except NonFinite as stop:
+                self._report_nonfinite(stop.step)
+            self.checkpoints.wait()
+        return list(self.last.values())
+
+    def close(self) -> None:
+        """Lets go of files and threads."""
+        self.display.close()
+        if self.writer:
+            self.writer.close()
+        self.checkpoints.close()
+
+    def _loop(self, state, start, step_fn, batches, recorder, interrupt) -> None:
+        config, steps = self.config, self.config.train.steps
+        recorder.restart_window(start)
+        for step in range(start + 1, steps + 1):
+            with self.clock.phase("data"):
+                batch = place(next(batches), self.sharding, self.rows, self.batch_size)
+            with self.clock.phase("step"):
+                state, metrics = step_fn(state, batch)
+            self.state = state  # for the report of a non-finite step
+            recorder.push(step, metrics)
+            stop = interrupt.requested(step) and step < steps
+            evaluates = step == steps or _due(step, config.train.eval_every)
+            saves = stop or step == steps or _due(step, config.checkpoint.every)
+            if not (evaluates or saves):
+                continue
+            recorder.flush()
+            loss = self._evaluate(state, step) if evaluates else None
+            if saves:
+                self._save(step, state, recorder.tokens, loss)
+            recorder.restart_window(step)
+            if stop:
+                self.checkpoints.wait()
+                raise Interrupted(
+                    f"Stopped after step {step:,} of {steps:,}; the state is saved. The same "
+                    "command continues from there."
+                )
+
+    def _start(self) -> tuple[TrainState, int]:
+        """The state to go on from and the tokens trained on before it."""
+        target = jax.tree.map(
+            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+            self.setup.shapes, self.setup.shardings,
+        )
+        with self.clock.phase("checkpoint"), self.display.phase("checkpoint"):
+            found = self.checkpoints.restore_newest(
+                target._asdict(), self.display.warn, self._accept
+            )
+        if found:
+            state, meta = TrainState(**found[0]), found[1]
+            self.display.message(f"resuming {self.directory.root} at step {meta['step']:,}")
+            return state, meta["tokens"]
+        params = None
+        if self.config.train.init_from:
+            params = self._initial_params(self.config.train.init_from)
+        with self.clock.phase("compile"), self.display.phase("compiling"):
+            return init_state(self.setup, self.config.seed, params), 0
+
+    def _initial_params(self, name: str) -> Params:
+        """The parameters of the model that the run starts from, checked against ours."""
+        saved = find_model(name)
+        theirs = tokenizers.load(saved.run.tokenizer)
+        if theirs.hash != self.tokenizer.hash:
+            raise UserError(
+                f"train.init_from={name!r} was trained with another tokenizer than the data: its "
+                f"embeddings would mean other tokens. Prepare the data with "
+                f"--config.tokenizer.path={saved.run.tokenizer}."
+            )
+        model = load_params(saved, self.setup.compute, self.display.warn)
+        shapes = _shapes(model.params)
+        changed = [
+            f"{name} has shape {shapes.get(name)} there and {shape} here"
+            for name, shape in _shapes(self.setup.shapes.params).items()
+            if shapes.get(name) != shape
+        ]
+        if changed or len(shapes) != len(_shapes(self.setup.shapes.params)):
+            raise UserError(
+                f"train.init_from={name!r} does not fit the model: "
+                f"{'; '.join(changed[:3]) or 'it has more parameters'}. Leave the sizes in `model` "
+                "unset, so that they follow from it."
+            )
+        self.display.message(f"starting from {saved.name} (step {model.step:,})")
+        return model.params
+
+    def _accept(self, meta: Meta) -> None:
+        """Refuses a checkpoint of another model or of other data."""
+        ours, theirs = to_dict(self.setup.model), meta["model"]
+        changed = _changes(theirs, json.loads(json.dumps(ours)), "model")
+        if changed:
+            raise UserError(
+                f"The checkpoint of step {meta['step']} in {self.directory.root} has another "
+                f"model: {'; '.join(changed[:4])}. Restore these values, or choose another "
+                "--workdir."
+            )
+        if meta["optimizer"] != self.config.optimizer.name:
+            raise UserError(
+                f"The checkpoint in {self.directory.root} was trained with "
+                f"optimizer.name={meta['optimizer']!r}, not {self.config.optimizer.name!r}: its "
+                "optimizer state does not fit. Choose another --workdir, with "
+                f"--config.train.init_from={self.directory.root} to keep the parameters."
+            )
+        if meta["tokenizer"] != self.tokenizer.hash:
+            raise UserError(
+                f"The checkpoint in {self.directory.root} was trained with another tokenizer "
+                f"({meta['tokenizer'][:12]}) than the data's ({self.tokenizer.hash[:12]}). Prepare "
+                "the data with the run's tokenizer folder (tokenizer.path), or choose another "
+                "--workdir."
+            )
+        if meta["data"] != self.data.fingerprint:
+            raise UserError(
+                f"The data changed since step {meta['step']} of {self.directory.root}: the "
+                "prepared files, data.mixture, data.sequence_length, data.global_batch_size, "
+                "data.objective or seed differ, so the run could not see the batches that come "
+                "next. Restore them, or start another --workdir with "
+                f"--config.train.init_from={self.directory.root}."
+            )
+
+    def _save(self, step: int, state: TrainState, tokens: int, loss: float | None) -> None:
+        meta = {
+            "model": to_dict(self.setup.model), "optimizer": self.config.optimizer.name,
+            "data": self.data.fingerprint, "tokenizer": self.tokenizer.hash, "tokens": tokens,
+            "difference": self.difference,
+        }
+        with self.clock.phase("checkpoint"), self.display.phase("checkpoint"):
+            self.checkpoints.save(step, state._asdict(), meta, loss)
+
+    def _compile(self, state: TrainState) -> Callable:
+        shapes = batch_shapes(
+            self.data.batch_rows(0, self.rows[:1]), self.sharding, self.batch_size
+        )
+        with self.clock.phase("compile"), self.display.phase("compiling"):
+            step = jit_train_step(
+                self.setup, self.options, self.config.train.grad_accumulation, self.config.seed
+            )
+            compiled = step.lower(state, shapes).compile()
+        self.eval_step = jit_eval_step(self.setup, self.options)
+        return compiled
+
+    def _evaluate(self, state: TrainState, step: int) -> float | None:
+        """Writes the validation loss and what the evaluators say; gives the mean loss."""
+        size = self.config.eval.batch_size or self.batch_size
+        check_batch(self.sharding, size, "eval.batch_size")
+        losses = []
+        with self.clock.phase("evaluation"), self.display.phase("evaluation"):
+            for name, data in self.validation.items():
+                split = "validation" if len(self.validation) == 1 else f"validation/{name}"
+                record = validation_record(
+                    self.eval_step, state.params, data.batches(size, self.config.eval.batches),
+                    self.sharding, step=step, split=split, batch_size=size,
+                    bytes_per_token=data.bytes_per_token,
+                )
+                self._record(record)
+                losses.append(record["loss"])
+                self.display.message(f"step {step:,}: {split} loss {record['loss']:.4f}")
+            model = Model(
+                self.setup.model, self.setup.compute, self.setup.structure, state.params, step
+            )
+            for evaluator in self.evaluators:
+                for record in evaluator(model, self.tokenizer):
+                    self._record({"step": step, **record})
+        return float(np.mean(losses)) if losses else None
+
+    def _record(self, record: Record) -> None:
+        self.last[record["split"]] = record
+        if jax.process_index() == 0:
+            self.writer.write(record)
+
+    def _report_nonfinite(self, step: int) -> None:
+        """The state is that before update `step`: repeats it to find the place, and stops."""
+        local: Batch = self.data.batch_rows(step - 1, self.rows)
+        batch = place(local, self.sharding, self.rows, self.batch_size)
+        key = step_key(self.config.seed, step - 1)
+        with self.display.phase("looking for the first bad layer"):
+            where = explain(self.setup, self.options, self.state.params, batch, key)
+        kept = keep_batch(self.directory, step, local)
+        raise UserError(
+            f"The loss or its gradient was not finite at step {step}. {where} The update was not "
+            f"applied; the batch is kept in {kept}, and the last checkpoint is untouched. Lower "
+            "optimizer.learning_rate or optimizer.max_grad_norm, add optimizer.warmup_steps, or "
+            "look at the batch."
+        )
+
+    def _save_description(self) -> None:
+        """Writes config.json and the tokenizer, and says what is being trained."""
+        config = dataclasses.replace(self.config, model=self.setup.model)
+        if jax.process_index() == 0:
+            description = {
+                "difference": self.difference, "config": to_dict(config),
+                "versions": {
+                    "jaxllm": jaxllm.__version__, "jax": jax.__version__,
+                    "python": platform.python_version(),
+                },
+                "devices": devices.describe(),
+                "parameters": param_count(self.setup.specs),
+            }
+            text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
+            atomic_write_text(self.directory.config, text)
+            shutil.rmtree(self.directory.tokenizer, ignore_errors=True)
+            self.tokenizer.save(self.directory.tokenizer)
+        mesh = {k: v for k, v in self.sharding.mesh.shape.items() if v > 1}
+        along = " x ".join(f"{k} {v}" for k, v in mesh.items())
+        self.display.message(
+            f"{param_count(self.setup.specs):,} parameters on {devices.describe()}"
+            + (f" ({along})" if along else "")
+        )
+        for name, value in self.difference.items():
+            self.display.message(f"  {name} = {value!r}")
+
+
+def _tokenizer(config: Config, data: TrainingData) -> tokenizers.Tokenizer:
+    """The data's tokenizer, which must be the one that the config names, if it names one."""
+    tokenizer = tokenizers.load(data.tokenizer_path)
+    if config.tokenizer.path:
+        wanted = tokenizers.load(config.tokenizer.path)
+        if wanted.hash != tokenizer.hash:
+            raise UserError(
+                f"tokenizer.path={config.tokenizer.path!r} is another tokenizer than the one the "
+                f"data was prepared with ({data.tokenizer_path}). Prepare the data again with "
+                f"--config.tokenizer.path={config.tokenizer.path}."
+            )
+    return tokenizer
+
+
+def _setup(config: Config, sharding: Sharding, tokenizer: tokenizers.Tokenizer) -> Setup:
+    model = config.model
+    if model.vocab_size == 0:
+        model = dataclasses.replace(model, vocab_size=tokenizer.vocab_size)
+    if tokenizer.vocab_size > model.vocab_size:
+        raise UserError(
+            f"model.vocab_size={model.vocab_size} is smaller than the tokenizer's "
+            f"{tokenizer.vocab_size} tokens: ids beyond the embedding would be wrong silently. "
+            f"Set model.vocab_size to at least {tokenizer.vocab_size}, or to 0 for exactly that."
+        )
+    train = config.train
+    compute = make_compute(
+        sharding, dtype=train.dtype, param_dtype=train.param_dtype, remat=train.remat,
+        attention=train.attention, unroll=train.unroll,
+    )
+    return make_setup(model, compute, config.optimizer, train.steps)
+
+
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {".".join(key.key for key in path): leaf.shape for path, leaf in leaves}
+
+
+def _changes(theirs: Any, ours: Any, where: str) -> list[str]:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return [
+            change for name in sorted(theirs.keys() | ours.keys())
+            for change in _changes(theirs.get(name), ours.get(name), f"{where}.{name}")
+        ]
+    return [] if theirs == ours else [f"{where} was {theirs!r} and is {ours!r}"]
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _last_records(directory: RunDirectory) -> list[Record]:
+    last = {record["split"]: record for record in read_metrics(directory.metrics)}
+    return [record for split, record in last.items() if split not in ("train", "time")]

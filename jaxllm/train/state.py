@@ -1,0 +1,112 @@
+"""The train state, born sharded: shapes, shardings and initial values of everything that trains."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxllm.models.config import ModelConfig
+from jaxllm.models.parameters import check_divisible, is_spec, param_shardings
+from jaxllm.models.transformer import Transformer
+from jaxllm.nn.compute import Compute
+from jaxllm.nn.module import Params, Structure, abstract, split
+from jaxllm.train.config import OptimizerConfig
+from jaxllm.train.optimizers import Schedule, make_optimizer
+
+
+class TrainState(NamedTuple):
+    """What a step turns into the next; a pytree of arrays."""
+
+    step: jax.Array  # int32, updates done
+    finite: jax.Array  # bool; False from the first non-finite step on: the state is then frozen
+    params: Params
+    opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """Everything about a run's model and optimizer that is static."""
+
+    model: ModelConfig
+    compute: Compute
+    structure: Structure
+    specs: Params  # ParamSpec leaves
+    optimizer: optax.GradientTransformation
+    schedule: Schedule
+    max_grad_norm: float
+    shapes: TrainState  # ShapeDtypeStruct leaves
+    shardings: TrainState  # NamedSharding leaves
+
+
+def make_setup(
+    model: ModelConfig, compute: Compute, optimizer: OptimizerConfig, steps: int
+) -> Setup:
+    """Shapes and shardings of a run, without allocating anything.
+
+    Raises:
+      UserError: a parameter that the mesh cannot cut evenly.
+    """
+    make = partial(Transformer, config=model, compute=compute)
+    structure, specs = abstract(make)
+    check_divisible(specs, compute.sharding)
+    transformation, schedule = make_optimizer(optimizer, steps, specs)
+
+    def initial(key: jax.Array) -> TrainState:
+        params = split(make(key))[1]
+        return TrainState(
+            jnp.int32(0), jnp.bool_(True), params, transformation.init(params)
+        )
+
+    shapes = jax.eval_shape(initial, jax.random.key(0))
+    params = param_shardings(specs, compute.sharding)
+    replicated = compute.sharding.replicated()
+    opt_state = _optimizer_shardings(shapes.opt_state, specs, params, replicated)
+    shardings = TrainState(replicated, replicated, params, opt_state)
+    return Setup(
+        model, compute, structure, specs, transformation, schedule, optimizer.max_grad_norm,
+        shapes, shardings,
+    )
+
+
+def init_state(setup: Setup, seed: int, params: Params | None = None) -> TrainState:
+    """A fresh state, computed on the devices already in its shards.
+
+    `params` are used instead of new ones when given.
+    """
+    def fresh(key: jax.Array) -> TrainState:
+        new = split(Transformer(key, setup.model, setup.compute))[1]
+        return start(new)
+
+    def start(params: Params) -> TrainState:
+        return TrainState(
+            jnp.int32(0), jnp.bool_(True), params, setup.optimizer.init(params)
+        )
+
+    if params is None:
+        return jax.jit(fresh, out_shardings=setup.shardings)(jax.random.key(seed))
+    return jax.jit(start, out_shardings=setup.shardings)(params)
+
+
+def _optimizer_shardings(opt_state: Any, specs: Params, params: Params, replicated: Any) -> Any:
+    """Moments lie as their parameter does; factored and scalar statistics are replicated."""
+    table = {
+        tuple(key.key for key in path): (spec.shape, sharding)
+        for (path, spec), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(specs, is_leaf=is_spec),
+            jax.tree.leaves(params), strict=True,
+        )
+    }
+
+    def of(path, leaf):
+        names = tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
+        # optax nests the parameters' tree under keys of its own
+        found = [table[names[i:]] for i in range(len(names)) if names[i:] in table]
+        return found[0][1] if found and found[0][0] == leaf.shape else replicated
+
+    return jax.tree_util.tree_map_with_path(of, opt_state)
+

@@ -1,0 +1,122 @@
+"""The pure training and evaluation steps: (state, batch, key) -> (state, metrics)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxllm.data.batch import Batch
+from jaxllm.models.load import Model
+from jaxllm.models.transformer import Transformer
+from jaxllm.nn.module import Params, bind
+from jaxllm.train.losses import LossOptions, LossSums, cross_entropy
+from jaxllm.train.optimizers import clip_factor
+from jaxllm.train.state import Setup, TrainState
+
+Metrics = dict[str, jax.Array]  # float32 scalars
+
+
+def batch_loss(
+    setup: Setup | Model, options: LossOptions, params: Params, batch: Batch, key: jax.Array | None
+) -> LossSums:
+    """The loss sums of one batch; dropout is on when `key` is given."""
+    model: Transformer = bind(setup.structure, params)
+    hidden = model.hidden(batch.inputs, batch.positions, batch.segment_ids, key)
+    return cross_entropy(
+        hidden, model.head_kernel(), batch.targets, batch.weights, options, setup.compute
+    )
+
+
+def make_train_step(
+    setup: Setup, options: LossOptions, accumulation: int = 1
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """The step of a run: gradients over `accumulation` microbatches, clipping, one update.
+
+    A step whose loss or gradient is not finite leaves the state as it was but for `finite`,
+    which stays False: later steps then change nothing either.
+    """
+    drops = setup.model.dropout > 0 or setup.model.attention.dropout > 0
+
+    def gradients(params: Params, batch: Batch, key: jax.Array) -> tuple[LossSums, Params]:
+        def loss(params: Params):
+            sums = batch_loss(setup, options, params, batch, key if drops else None)
+            return sums.loss, sums
+
+        (_, sums), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return sums, _pin(grads)
+
+    def _pin(tree: Params) -> Params:
+        return jax.lax.with_sharding_constraint(tree, setup.shardings.params)
+
+    def accumulated(params: Params, batch: Batch, key: jax.Array) -> tuple[LossSums, Params]:
+        if accumulation == 1:
+            return gradients(params, batch, key)
+        shapes = jax.eval_shape(gradients, params, batch, key)
+        start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def body(total, micro):
+            return jax.tree.map(jnp.add, total, gradients(params, *micro)), None
+
+        keys = jax.random.split(key, accumulation)
+        return jax.lax.scan(body, start, (_microbatches(batch, accumulation), keys))[0]
+
+    def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        sums, grads = accumulated(state.params, batch, key)
+        weight = jnp.maximum(sums.weight, 1.0)
+        loss, grad_norm = sums.loss / weight, optax.global_norm(grads) / weight
+        scale = clip_factor(grad_norm, setup.max_grad_norm) / weight
+        grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+        updates, opt_state = setup.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        new = TrainState(state.step + 1, finite, params, opt_state)
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        metrics = {
+            "loss": loss, "nll": sums.nll / weight, "grad_norm": grad_norm, "tokens": sums.weight,
+            "learning_rate": setup.schedule(state.step), "finite": finite,
+        }
+        return new._replace(finite=finite), metrics
+
+    return step
+
+
+def make_eval_step(
+    setup: Setup | Model, options: LossOptions
+) -> Callable[[Params, Batch], LossSums]:
+    """The loss sums of a batch without dropout."""
+    return lambda params, batch: batch_loss(setup, options, params, batch, None)
+
+
+def jit_train_step(
+    setup: Setup, options: LossOptions, accumulation: int, seed: int
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """`make_train_step` under jit: shardings pinned, the state's memory reused, keys by step."""
+    step = make_train_step(setup, options, accumulation)
+    return jax.jit(
+        lambda state, batch: step(state, batch, step_key(seed, state.step)),
+        donate_argnums=0,
+        out_shardings=(setup.shardings, setup.compute.sharding.replicated()),
+    )
+
+
+def jit_eval_step(setup: Setup | Model, options: LossOptions) -> Callable:
+    """`make_eval_step` compiled for the run's shardings."""
+    return jax.jit(
+        make_eval_step(setup, options), out_shardings=setup.compute.sharding.replicated()
+    )
+
+
+def step_key(seed: int, step: jax.Array | int) -> jax.Array:
+    """The random key of update `step` (counted from 0): a pure function of (seed, step)."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+
+
+def _microbatches(batch: Batch, count: int) -> Batch:
+    """[B, …] as [count, B / count, …], every microbatch spread over all devices."""
+    def cut(x: jax.Array) -> jax.Array:
+        return x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(cut, batch)

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Sets up and runs the tests on two processes; arguments go to pytest (--slow adds the long tests).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+JAXLLM_EXTRAS=test,parity,report,dev
+source launch/env.sh
+python -m pytest -n 2 "$@"
