@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/env.sh
 
-GENERAL=data/shakespeare   # Shakespeare's plays: the text the model learns first
-DOMAIN=data/fomc           # statements of the US Federal Reserve: the domain it is tuned to
+GENERAL=runs/quickstart/data/shakespeare  # the plays: the text the model learns first
+DOMAIN=runs/quickstart/data/fomc          # statements of the US Federal Reserve: its new domain
 BASE=runs/quickstart/base
 TUNED=runs/quickstart/domain
 

@@ -18,7 +18,7 @@ def test_the_package_is_layered():
 
 
 @pytest.mark.parametrize(("file", "source", "wrong"), [
-    ("core/a.py", "def f():\n    from jaxllm.nn.layers import g", "a.py:2: imports jaxllm.nn.layers"),
+    ("core/a.py", "def f():\n    from jaxllm.nn.norms import g", "a.py:2: imports jaxllm.nn.norms"),
     ("core/a.py", "from jaxllm import models", "models lies above core"),
     ("nn/a.py", "import jaxllm.data.batch", "data lies beside nn"),
     ("nn/a.py", "from ..data import batch", "data lies beside nn"),

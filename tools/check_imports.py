@@ -18,7 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "jaxllm"
 LAYERS = (
-    {"core", "samples"},
+    {"core"},
+    {"samples"},
     {"data", "nn"},
     {"models"},
     {"train", "generate"},

@@ -24,7 +24,7 @@ class Block(NamedTuple):
     """Consecutive tokens of the stream."""
 
     tokens: np.ndarray  # [n] uint16 or uint32
-    starts: np.ndarray  # [documents that begin here] uint32, offsets into the block
+    starts: np.ndarray  # [documents that begin here] int64, offsets into the block
 
 
 class BadBlock(ValueError):
@@ -55,7 +55,7 @@ def decode(record: bytes, vocab_size: int) -> Block:
         raise BadBlock("it does not begin with the header of a block")
     if len(record) != HEADER.size + 4 * starts + itemsize * tokens:
         raise BadBlock(f"it has {len(record)} bytes, its header says otherwise")
-    start_B = np.frombuffer(record, "<u4", starts, HEADER.size)
+    start_B = np.frombuffer(record, "<u4", starts, HEADER.size).astype(np.int64)
     token_B = np.frombuffer(record, DTYPES[itemsize], tokens, HEADER.size + 4 * starts)
     if starts and (start_B[-1] >= tokens or (start_B[1:] <= start_B[:-1]).any()):
         raise BadBlock("its document starts are not ascending offsets")

@@ -42,6 +42,7 @@ class TrainingData:
                 )
         self.config, self.seed = config, seed
         self.sources = mixture.open_sources(config)
+        self._turns = mixture.turns(config, self.sources)
         objective = find_objective(config.objective)
         self._examples = mixture.examples(config, self.sources, objective, seed)
         first = next(iter(self.sources.values()))
@@ -69,6 +70,10 @@ class TrainingData:
     def example(self, index: int) -> Batch:
         """Example `index` of the run, [T] arrays."""
         return self._examples[index]
+
+    def source_of(self, index: int) -> str:
+        """The name of the source that example `index` is from."""
+        return list(self.sources)[self._turns[index][0]]
 
     def batch_rows(self, step: int, rows: Sequence[int] | np.ndarray) -> Batch:
         """The given rows of the global batch of step `step` (the first is 0), [len(rows), T]."""

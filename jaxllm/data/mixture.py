@@ -57,6 +57,11 @@ def check_length(source: TokenSource, needed: int, sequence_length: int, field: 
         )
 
 
+def turns(config: DataConfig, sources: Mapping[str, TokenSource]) -> WeightedTurns:
+    """Which source each example is from, in the order of `sources`."""
+    return WeightedTurns([config.mixture[name].weight for name in sources])
+
+
 def examples(
     config: DataConfig, sources: Mapping[str, TokenSource], objective: ModuleType, seed: int
 ) -> grain.MapDataset:
@@ -69,9 +74,7 @@ def examples(
         part = Windows(source, raw_length, objective.OVERLAP, key)
         part = part.shuffle(seed=key) if config.shuffle else part
         parts.append(part.repeat())
-    weights = [config.mixture[name].weight for name in sources]
-    mixed = grain.MapDataset.select_from_datasets(parts, WeightedTurns(weights)) if len(parts) > 1 \
-        else parts[0]
+    mixed = grain.MapDataset.select_from_datasets(parts, turns(config, sources))
     return mixed.map_with_index(_Example(objective, config.sequence_length, seed))
 
 

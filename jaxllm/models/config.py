@@ -78,10 +78,9 @@ def resolve_model(section: ConfigDict, base: ModelConfig | None = None) -> Model
     Raises:
       UserError: an unknown preset or field.
     """
-    changes = section.copy_and_resolve_references()
-    name = changes.pop("preset", None)
-    if name is not None:
-        base = preset(name)
+    changes = {name: section[name] for name in section if name != "preset"}
+    if section.get("preset") is not None:
+        base = preset(section.preset)
     return apply_overlay(base or ModelConfig(), changes, "model").completed()
 
 

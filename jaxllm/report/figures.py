@@ -154,7 +154,7 @@ def _chart(name: str, title: str, note: str, figure, wide: bool = False) -> Char
     figure.update_layout(
         template="none",
         height=layout.height or (400 if wide else 270),
-        margin={"l": 56, "r": 12, "t": 8, "b": 44},
+        margin={"l": 56, "r": 12, "t": 28, "b": 44},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         hovermode=layout.hovermode or "x unified",

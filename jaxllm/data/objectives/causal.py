@@ -7,7 +7,6 @@ import numpy as np
 from jaxllm.data.batch import Batch
 from jaxllm.data.windows import Window
 
-
 OVERLAP = 1  # the last token of a window is a target there and an input in the next
 
 

@@ -91,7 +91,8 @@ def _expand(name: str) -> list[tuple[epath.Path, str]]:
         if not found:
             raise UserError(f"input.paths: nothing matches {name!r}. {_neighbours(base)}")
     else:
-        raise UserError(f"input.paths: {name} does not exist. {_neighbours(root.parent, root.name)}")
+        near = _neighbours(root.parent, root.name)
+        raise UserError(f"input.paths: {name} does not exist. {near}")
     return [(file, str(file)) for file in found]
 
 

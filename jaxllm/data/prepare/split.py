@@ -1,4 +1,4 @@
-"""Which documents are for training and which for validation, decided without looking at the rest."""
+"""Which documents are for training and which for validation, decided one by one."""
 
 from __future__ import annotations
 

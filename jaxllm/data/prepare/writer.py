@@ -74,7 +74,7 @@ class SplitWriter:
     def _write_block(self) -> None:
         # a document that begins exactly at the end of a block belongs to the next one
         starts = [start for start in self._starts if start < self._length]
-        block = blocks.Block(np.concatenate(self._pending), np.asarray(starts, np.uint32))
+        block = blocks.Block(np.concatenate(self._pending), np.asarray(starts, np.int64))
         if self._writer is None:
             file = self._scratch / f"{self._split}-{len(self._shards):05d}"
             self._writer = array_record_module.ArrayRecordWriter(str(file), OPTIONS)

@@ -43,9 +43,9 @@ class CharTokenizer(Tokenizer):
         if ids.size and ids.min() < 0:
             place = int(np.argmin(ids))
             raise UserError(
-                f"The character {text[place]!r} (place {place}) is none of the {len(self.characters)} "
-                "that the character tokenizer knows. Remove it, or prepare the data with "
-                "tokenizer.kind='byte' or 'sentencepiece', which can write any text."
+                f"The character {text[place]!r} (place {place}) is none of the "
+                f"{len(self.characters)} that the character tokenizer knows. Remove it, or "
+                "prepare the data with tokenizer.kind='byte' or 'sentencepiece', which can write any text."
             )
         return ids.tolist()
 
