@@ -1,4 +1,4 @@
-"""Your own text: --config.input.paths="('texts/*.txt','rows.jsonl')", one document a file or row."""
+"""Your own text, one document a file or row: --config.input.paths="('a/*.txt','b.jsonl')"."""
 
 from jaxllm.core.config import check_variant
 from jaxllm.data.prepare.config import default_config

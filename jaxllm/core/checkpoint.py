@@ -32,25 +32,27 @@ class Checkpoints:
         With `keep` 0 the directory is only read.
         """
         self.directory = path(directory)
+        if "://" not in str(directory):
+            self.directory = self.directory.resolve()  # Orbax wants absolute paths
         self._writes = keep > 0
-        policy = None
+        options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0)
         if self._writes:
             best = managers.BestN(
                 get_metric_fn=lambda metrics: -metrics["loss"], n=keep_best,
                 keep_checkpoints_without_metrics=False,
             )
-            policy = managers.AnyPreservationPolicy([managers.LatestN(keep), best])
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=managers.AnyPreservationPolicy(
+                    [managers.LatestN(keep), best]
+                ),
+                # without these two Orbax forgets the losses when the process ends
+                best_fn=(lambda metrics: metrics["loss"]) if keep_best else None,
+                best_mode="min",
+                cleanup_tmp_directories=True,
+            )
         try:
             self._manager = ocp.CheckpointManager(
-                self.directory,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=policy,
-                    read_only=not self._writes,
-                    create=self._writes,
-                    cleanup_tmp_directories=self._writes,
-                    enable_async_checkpointing=self._writes,
-                ),
-                item_names=("state", "meta"),
+                self.directory, options=options, item_names=("state", "meta")
             )
         except OSError as error:
             raise unwritable(self.directory, error) from error

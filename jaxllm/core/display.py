@@ -259,7 +259,7 @@ class Progress:
     def eta_text(self) -> str:
         """Such as "ETA 3:05", or "" when it is unknown or the count is complete."""
         seconds = self.eta()
-        return f"ETA {duration(seconds)}" if seconds else ""
+        return f"ETA {duration(max(seconds, 1))}" if seconds else ""
 
     def _clock(self) -> float:
         return time.monotonic() - self._compile_seconds

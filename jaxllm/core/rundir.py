@@ -87,10 +87,10 @@ def read_metrics(file) -> list[Record]:
     if not file.exists():
         return []
     records = []
-    for line in file.read_text().splitlines():
+    for line in file.read_bytes().split(b"\n")[:-1]:
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:
             break  # nothing after a torn line can be trusted to be in order
     return records
 

@@ -88,12 +88,18 @@ class TrainingData:
         if self.config.workers == 0:
             options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self.config.prefetch)
             return iter(batches.to_iter_dataset(options))
+        return self._iterate_in_processes(batches)
+
+    def _iterate_in_processes(self, batches: grain.MapDataset) -> Iterator[Batch]:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS(sys.argv[:1])  # Grain's worker processes read absl's global flags
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        return iter(batches.to_iter_dataset(options).mp_prefetch(grain.MultiprocessingOptions(
+        processes = grain.MultiprocessingOptions(
             num_workers=self.config.workers, per_worker_buffer_size=self.config.prefetch
-        )))
+        )
+        for batch in batches.to_iter_dataset(options).mp_prefetch(processes):
+            # they lie in memory shared with the worker, which is reused when Grain's array goes
+            yield Batch(*(None if x is None else np.array(x) for x in batch))
 
 
 class _Rows:

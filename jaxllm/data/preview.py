@@ -26,7 +26,7 @@ LEGEND = (
     "Each colour is a document, ␄ its end-of-text token, ⏎ a line end. Struck tokens are read but "
     "are no targets."
 )
-COLUMNS = ("row", "source", "documents", "padding %", "trained %")
+COLUMNS = ("row", "source", "documents", "padding", "trained on")
 SEEN = str.maketrans({" ": "␣", "\t": "⇥"})  # a space that is struck cannot be seen otherwise
 
 
@@ -38,7 +38,9 @@ class RowStats(NamedTuple):
     trained: float  # share of the places that are targets in the loss
 
 
-def preview(config: DataConfig, seed: int, step: int, rows: int, display: Display) -> list[RowStats]:
+def preview(
+    config: DataConfig, seed: int, step: int, rows: int, display: Display
+) -> list[RowStats]:
     """Prints the first `rows` rows of the batch that step `step` trains on (the first is 1).
 
     Raises:
@@ -56,7 +58,7 @@ def preview(config: DataConfig, seed: int, step: int, rows: int, display: Displa
         console.rule(Text(f"step {step}, row {number}, {source}"), align="left", style="dim")
         console.print(render_row(row, tokenizer))
         segments, padding, trained = stats[-1]
-        table.append((number, source, segments, round(100 * padding, 1), round(100 * trained, 1)))
+        table.append((number, source, segments, f"{padding:.1%}", f"{trained:.1%}"))
     console.print(Text(LEGEND, "dim"))
     display.table(
         f"{rows} of {config.global_batch_size} rows of {config.sequence_length} tokens", COLUMNS,
@@ -68,7 +70,7 @@ def preview(config: DataConfig, seed: int, step: int, rows: int, display: Displa
 def row_stats(row: Batch) -> RowStats:
     """The numbers of an example ([T] arrays)."""
     return RowStats(
-        int(len(np.unique(row.segment_ids[row.segment_ids > 0]))),
+        len(np.unique(row.segment_ids[row.segment_ids > 0])),
         float(np.mean(row.segment_ids == 0)), float(np.mean(row.weights > 0)),
     )
 

@@ -82,7 +82,7 @@ def comparison(results: Sequence[tuple[str, Record]], field: str = "loss") -> tu
 
 def _validation(folder: str, tokenizer, sequence_length: int, model: str) -> ValidationData:
     split = ValidationData(folder, sequence_length, "causal")
-    theirs = tokenizers.load(split.tokenizer_path)
+    theirs = tokenizers.load(split.source.folder / "tokenizer")
     if theirs.hash != tokenizer.hash:
         raise UserError(
             f"{folder} was prepared with another tokenizer than {model}'s: its token ids mean "

@@ -51,7 +51,7 @@ def generate(
     sampling.check()
     ids = [_encode(tokenizer, prompt, index) for index, prompt in enumerate(prompts)]
     limit = _room(model, ids, max_new_tokens)
-    rows = [_Row(tokenizer, stop) for _ in ids]
+    rows = [_Row(tokenizer, prompt_ids, stop) for prompt_ids in ids]
     width = _rounded(max(len(row) for row in ids))
     slots = _rounded(width + limit + CHUNK)
     tokens_BT = np.zeros((len(ids), width), np.int32)
@@ -110,8 +110,9 @@ def _decode(structure, sampling, params, token_B, positions_B, cache: Cache, key
 class _Row:
     """The text of one row: decoded as it comes, cut at a stop string, never in a character."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: list[int], stop: Sequence[str]):
         self._decoder = StreamDecoder(tokenizer)
+        self._decoder.push(prompt_ids)  # so that a leading space, say, is seen as in the middle
         self._eos, self._stop = tokenizer.eos_id, tuple(s for s in stop if s)
         self._held = max((len(s) for s in self._stop), default=1) - 1
         self.ids: list[int] = []
@@ -181,5 +182,5 @@ def _room(model: Model, ids: list[list[int]], max_new_tokens: int) -> int:
 
 def _rounded(length: int) -> int:
     """The next multiple of a power of two that grows with the length."""
-    step = max(16, 1 << (max(length - 1, 1).bit_length() - 2))
+    step = max(16, 1 << max((length - 1).bit_length() - 2, 0))
     return -(-length // step) * step

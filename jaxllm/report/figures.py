@@ -22,6 +22,7 @@ TIME_COLOURS = {
     "step": "#2c9f82", "compile": "#7a6ff0", "data": "#e0793a",
     "checkpoint": "#c2a11c", "evaluation": "#3f7fd4", "other": "#8f979e",
 }
+SYMBOLS = ("circle-open", "square-open", "diamond-open", "triangle-up-open")  # of validations
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,13 @@ def _loss(go, runs: Sequence[Run]) -> Chart | None:
     for index, run in enumerate(runs):
         before = f"{run.name}, " if len(runs) > 1 else ""
         _lines(go, figure, *run.column("train", "loss"), colour(index), f"{before}training")
-        steps, values = run.column("validation", "loss")
-        if len(steps):
-            steps, values = thin(steps, values)
+        for place, split in enumerate(run.validations()):
+            steps, values = thin(*run.column(split, "loss"))
             figure.add_trace(go.Scatter(
-                x=steps, y=values, name=f"{before}validation",
+                x=steps, y=values, name=f"{before}{split}",
                 mode="lines+markers" if len(steps) <= 50 else "lines",
                 line={"color": colour(index), "width": 1.5, "dash": "dot"},
-                marker={"size": 7, "symbol": "circle-open", "line": {"width": 2}},
+                marker={"size": 7, "symbol": SYMBOLS[place % len(SYMBOLS)], "line": {"width": 2}},
                 hovertemplate="%{y:.4f}",
             ))
     note = "nats per token; the faint line is every logged step, the strong one its average"

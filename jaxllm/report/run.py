@@ -23,6 +23,7 @@ class Run:
     difference: dict[str, Any]
     versions: dict[str, str]
     devices: str
+    parameters: int | None
     splits: dict[str, list[Record]]  # the records of metrics.jsonl by split, in order of step
 
     def column(self, split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -36,6 +37,10 @@ class Run:
         """The newest value of this name, None where there is none."""
         values = self.column(split, name)[1]
         return float(values[-1]) if len(values) else None
+
+    def validations(self) -> list[str]:
+        """The splits measured during training: `validation`, or `validation/<source>` for each."""
+        return [name for name in self.splits if name.split("/")[0] == "validation"]
 
     def setting(self, dotted: str, default: Any = None) -> Any:
         """A field of the resolved config, such as "train.steps"."""
@@ -63,7 +68,18 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
     """
     directories = [RunDirectory(path) for path in dict.fromkeys(paths)]
     names = _names([directory.root.parts for directory in directories])
-    return [_read(directory, name) for directory, name in zip(directories, names, strict=True)]
+    runs = [_read(directory, name) for directory, name in zip(directories, names, strict=True)]
+    if any("/" in split for run in runs for split in run.validations()):
+        for run in runs:
+            _name_validation(run)
+    return runs
+
+
+def _name_validation(run: Run) -> None:
+    """Names the validation of a run of one source as a run of several would, to compare them."""
+    sources = list(run.setting("data.mixture", {}))
+    if "validation" in run.splits and len(sources) == 1:
+        run.splits[f"validation/{sources[0]}"] = run.splits.pop("validation")
 
 
 def _read(directory: RunDirectory, name: str) -> Run:
@@ -80,6 +96,7 @@ def _read(directory: RunDirectory, name: str) -> Run:
         difference=saved.get("difference", {}),
         versions=saved.get("versions", {}),
         devices=saved.get("devices", ""),
+        parameters=saved.get("parameters"),
         splits=splits,
     )
 

@@ -41,7 +41,8 @@ def facts(run: Run) -> list[str]:
     model, phrases = run.setting, []
     if model("model.family"):
         size = f"{model('model.layers')} layers × {model('model.width')}"
-        phrases.append(f"{model('model.family')}, {size}")
+        count = f", {short(run.parameters)} parameters" if run.parameters else ""
+        phrases.append(f"{model('model.family')}, {size}{count}")
     if model("data.sequence_length"):
         batch = f"{model('data.global_batch_size')} × {model('data.sequence_length')} tokens"
         phrases.append(f"{model('data.objective')}, batch {batch}")
@@ -69,11 +70,7 @@ def summary(runs: Sequence[Run]) -> list[Row]:
     """The final numbers, a row each that one of the runs has."""
     rows = [
         Row("training loss", _numbers([_recent(run, "loss") for run in runs])),
-        _validation(runs, "loss"),
-        Row("best validation loss", _numbers([_best(run)[0] for run in runs])),
-        _row(runs, "best at step", lambda run: _count(_best(run)[1])),
-        _validation(runs, "perplexity"),
-        _validation(runs, "bits_per_byte"),
+        *_validations(runs),
         _row(runs, "tokens trained on", lambda run: _short(run.last("train", "tokens"))),
         _row(runs, "tokens per second", lambda run: _short(_median(run, "tokens_per_second"))),
         _row(runs, "step time", lambda run: _milliseconds(_median(run, "step_seconds"))),
@@ -174,17 +171,15 @@ def _median(run: Run, name: str) -> float | None:
     return float(np.median(values)) if len(values) else None
 
 
-def _validation(runs: Sequence[Run], name: str) -> Row:
-    values = [run.last("validation", name) for run in runs]
-    return Row(f"validation {name.replace('_', ' ')}", _numbers(values))
-
-
-def _best(run: Run) -> tuple[float | None, float | None]:
-    steps, values = run.column("validation", "loss")
-    if not len(steps):
-        return None, None
-    best = int(values.argmin())
-    return values[best], steps[best]
+def _validations(runs: Sequence[Run]) -> list[Row]:
+    rows = []
+    for split in dict.fromkeys(split for run in runs for split in run.validations()):
+        for name in ("loss", "perplexity", "bits_per_byte"):
+            values = [run.last(split, name) for run in runs]
+            rows.append(Row(f"{split} {name.replace('_', ' ')}", _numbers(values)))
+        lowest = [min(run.column(split, "loss")[1], default=None) for run in runs]
+        rows.append(Row(f"{split} loss at best", _numbers(lowest)))
+    return rows
 
 
 def _numbers(values: Sequence[float | None]) -> list[str]:
@@ -196,10 +191,6 @@ def _numbers(values: Sequence[float | None]) -> list[str]:
 def _decimals(values: Sequence[float | None]) -> int:
     largest = max((abs(value) for value in values if value is not None), default=0.0)
     return 4 if largest < 20 else 2 if largest < 10_000 else 0
-
-
-def _count(value: float | None) -> str:
-    return NONE if value is None else f"{value:,.0f}"
 
 
 def _short(value: float | None) -> str:

@@ -38,6 +38,7 @@ def write_run(
         "config": config,
         "versions": {"jaxllm": "0.1.0", "jax": "0.10.2", "python": "3.11.7"},
         "devices": "1 x cpu",
+        "parameters": 1_543_000,
     }))
     lines = list(_records(steps, log_every, floor, mfu, validation, samples, processes, seed))
     for dataset, loss in (evaluated or {}).items():

@@ -39,6 +39,7 @@ def test_two_runs_side_by_side(make_run):
     for chart in ("loss", "learning_rate", "grad_norm", "tokens_per_second", "mfu", "time"):
         assert f'<div id="{chart}"' in page
     assert "The Committee decided to" in page and "0.10.2" in page
+    assert "llama, 4 layers × 192, 1.54M parameters" in page
 
 
 def test_the_page_is_offline_and_small_enough(make_run):
@@ -91,6 +92,22 @@ def test_a_running_run_says_how_far_it_is(make_run):
     saved["config"]["train"]["steps"] = 2000
     (run / "config.json").write_text(json.dumps(saved))
     assert "step 400 of 2,000" in read(write_report([str(run)]))
+
+
+def test_validation_of_several_sources(make_run):
+    run = make_run(validation=False)
+    with open(f"{run}/metrics.jsonl", "a") as file:
+        for split, loss in (("validation/a", 1.5), ("validation/b", 2.5), ("validation/a", 1.75)):
+            step = int(loss * 100)
+            file.write(json.dumps({"step": step, "split": split, "loss": loss}) + "\n")
+    runs = read_runs([run])
+    rows = {row.label: row.values for row in tables.summary(runs)}
+    assert rows["validation/a loss"] == ["1.7500"] and rows["validation/b loss"] == ["2.5000"]
+    assert rows["validation/a loss at best"] == ["1.5000"]
+    both = tables.summary(read_runs([make_run("single"), run]))
+    assert [row.label for row in both][1] == "validation/general loss"  # named by its one source
+    names = [trace.get("name") for trace in figures.charts(runs)[0].figure["data"]]
+    assert "validation/a" in names and "validation/b" in names
 
 
 def test_time_adds_up_over_processes(make_run):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -75,7 +74,7 @@ def _expand(name: str) -> list[tuple[epath.Path, str]]:
     root = path(name)
     if root.is_dir():
         known = tuple(ending for endings in ENDINGS.values() for ending in endings)
-        found = [file for file in sorted(root.rglob("*")) if file.name.endswith(known)]
+        found = [file for file in _walk(root) if file.name.endswith(known)]
         if not found:
             raise UserError(
                 f"input.paths: the folder {name} holds no file that ends in {', '.join(known)}. "
@@ -84,16 +83,35 @@ def _expand(name: str) -> list[tuple[epath.Path, str]]:
     elif root.exists():
         found = [root]
     elif glob.has_magic(name):
-        prefix = name[: min(name.find(c) for c in "*?[" if c in name)]
-        base = path(prefix if prefix.endswith("/") else os.path.dirname(prefix) or ".")
-        pattern = os.path.relpath(name, base) if "://" not in name else name[len(f"{base}/") :]
-        found = [file for file in sorted(base.glob(pattern)) if file.is_file()]
+        base, found = _glob(root)
         if not found:
             raise UserError(f"input.paths: nothing matches {name!r}. {_neighbours(base)}")
     else:
         near = _neighbours(root.parent, root.name)
         raise UserError(f"input.paths: {name} does not exist. {near}")
     return [(file, str(file)) for file in found]
+
+
+def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+    for item in sorted(folder.iterdir()):
+        if item.name.startswith("."):
+            continue
+        if item.is_dir():
+            yield from _walk(item)
+        else:
+            yield item
+
+
+def _glob(pattern: epath.Path) -> tuple[epath.Path, list[epath.Path]]:
+    """The folder in which the pattern begins, and the files that match it."""
+    base = pattern
+    while glob.has_magic(str(base)):
+        base = base.parent
+    if "://" in str(pattern):  # `**` is left to the local disk: in a bucket it lists everything
+        found = base.glob(str(pattern)[len(str(base)) :].lstrip("/"))
+    else:
+        found = [path(name) for name in glob.glob(str(pattern), recursive=True)]
+    return base, [file for file in sorted(found) if file.is_file()]
 
 
 def _neighbours(folder: epath.Path, name: str = "") -> str:

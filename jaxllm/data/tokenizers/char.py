@@ -45,7 +45,8 @@ class CharTokenizer(Tokenizer):
             raise UserError(
                 f"The character {text[place]!r} (place {place}) is none of the "
                 f"{len(self.characters)} that the character tokenizer knows. Remove it, or "
-                "prepare the data with tokenizer.kind='byte' or 'sentencepiece', which can write any text."
+                "prepare the data with tokenizer.kind='byte' or 'sentencepiece', which can write "
+                "any text."
             )
         return ids.tolist()
 

@@ -1,0 +1,166 @@
+"""Tokenizers: exact round trips, determinism, saving, and text that arrives in pieces."""
+
+import json
+import random
+
+import pytest
+
+from jaxllm.core.errors import UserError
+from jaxllm.data import tokenizers
+from jaxllm.data.tokenizers import StreamDecoder, byte, char, sentencepiece
+from jaxllm.samples import sample
+
+TEXTS = [
+    "", " ", "a  b", "\ttab\n\n  indented\n", "trailing  ", "emoji 😀 👩‍👩‍👧 flags 🇪🇺",
+    "漢字かな交じり",
+    "naïve café, ελληνικά, עברית", "<s></s><unk><0x0A>", "\r\nWindows\r\n", "1234567 = 1,234,567",
+    "\x00\x01 control", "one\u00a0two\u3000three",
+]
+ALPHABET = "ab  \n\t.,é漢😀\u0301\u200d0123456789<|>_"
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return (sample("tinyshakespeare") / "input.txt").read_text()[:60_000].split("\n\n")
+
+
+def train(texts, model_type="bpe", vocab_size=400, **options):
+    settings = {"character_coverage": 0.9995, "user_symbols": (), **options}
+    return sentencepiece.train(texts, vocab_size=vocab_size, model_type=model_type, **settings)
+
+
+@pytest.fixture(scope="module", params=["bpe", "unigram", "byte", "huggingface"])
+def tokenizer(request, corpus, tmp_path_factory):
+    if request.param == "byte":
+        return byte.ByteTokenizer()
+    if request.param == "huggingface":
+        return tokenizers.load(huggingface_folder(tmp_path_factory.mktemp("hf"), corpus))
+    return train(corpus, request.param)
+
+
+def huggingface_folder(folder, corpus):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(corpus, trainers.BpeTrainer(
+        vocab_size=500, special_tokens=["<|endoftext|>", "<pad>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    ))
+    bpe.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+    return folder
+
+
+def random_texts(seed, count=200):
+    rng = random.Random(seed)
+    return ["".join(rng.choices(ALPHABET, k=rng.randint(0, 60))) for _ in range(count)]
+
+
+def test_round_trip_is_exact(tokenizer):
+    for text in TEXTS + random_texts(0):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert all(0 <= token < tokenizer.vocab_size for token in ids)
+
+
+def test_a_batch_is_its_texts_one_by_one(tokenizer):
+    assert tokenizer.encode_batch(TEXTS) == [tokenizer.encode(text) for text in TEXTS]
+
+
+def test_saved_and_loaded_is_the_same(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    again = tokenizers.load(tmp_path)
+    assert (again.hash, again.kind, again.vocab_size) == (
+        tokenizer.hash, tokenizer.kind, tokenizer.vocab_size)
+    assert (again.bos_id, again.eos_id, again.pad_id, again.unk_id) == (
+        tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id)
+    assert again.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
+
+
+def test_special_tokens_have_no_text(tokenizer):
+    assert tokenizer.eos_id is not None
+    assert tokenizer.decode([tokenizer.eos_id, *tokenizer.encode("ab"), tokenizer.eos_id]) == "ab"
+
+
+def test_streamed_text_is_the_whole_text_and_never_half_a_character(tokenizer):
+    for text in [*TEXTS, "😀" * 100, "漢" * 100, "word " * 100, *random_texts(1, 50)]:
+        decoder, parts = StreamDecoder(tokenizer), []
+        for token in tokenizer.encode(text):
+            parts.append(decoder.push([token]))
+            assert "\ufffd" not in parts[-1]
+        parts.append(decoder.flush())
+        assert "".join(parts) == text
+
+
+def test_streamed_garbage_is_what_decoding_at_once_gives(tokenizer):
+    rng = random.Random(2)
+    for _ in range(50):
+        ids = [rng.randrange(tokenizer.vocab_size) for _ in range(rng.randint(1, 100))]
+        decoder = StreamDecoder(tokenizer)
+        text = "".join([*(decoder.push([token]) for token in ids), decoder.flush()])
+        assert text == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("model_type", sentencepiece.MODEL_TYPES)
+def test_training_is_deterministic(corpus, model_type):
+    assert train(corpus, model_type).hash == train(list(corpus), model_type).hash
+    assert train(corpus, model_type).hash != train(corpus[:-20], model_type).hash
+
+
+@pytest.mark.parametrize("model_type", sentencepiece.MODEL_TYPES)
+def test_too_large_a_vocabulary_names_one_that_works(corpus, model_type):
+    with pytest.raises(UserError, match=r"vocab_size=30000 is too large.*=(\d+)") as error:
+        train(corpus[:40], model_type, 30_000)
+    works = int(str(error.value).split("--config.tokenizer.vocab_size=")[1].split(",")[0])
+    assert train(corpus[:40], model_type, works).vocab_size == works
+
+
+def test_too_small_a_vocabulary_names_what_is_needed(corpus):
+    with pytest.raises(UserError, match=r"vocab_size=262 is too small.*more than (\d+)") as error:
+        train(corpus, vocab_size=262)
+    needed = int(str(error.value).split("take ")[1].split(".")[0])
+    assert train(corpus, vocab_size=needed + 1).vocab_size == needed + 1
+
+
+def test_user_symbols_are_one_token(corpus):
+    tokenizer = train(corpus, user_symbols=("<|user|>", "<|end|>"))
+    ids = tokenizer.encode("<|user|>Hello<|end|>")
+    assert tokenizer.decode(ids) == "<|user|>Hello<|end|>"
+    assert [tokenizer.token_text(i) for i in (ids[0], ids[-1])] == ["<|user|>", "<|end|>"]
+
+
+def test_char_ids_are_sorted_characters():
+    text = (sample("tinyshakespeare") / "input.txt").read_text()
+    tokenizer = char.train([text], end_of_text=False)
+    table = {c: i for i, c in enumerate(sorted(set(text)))}  # nanoGPT's own
+    assert tokenizer.vocab_size == 65
+    assert tokenizer.encode(text[:2000]) == [table[c] for c in text[:2000]]
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_char_refuses_a_character_it_never_saw():
+    tokenizer = char.train(["abc"], end_of_text=True)
+    assert tokenizer.decode([*tokenizer.encode("cab"), tokenizer.eos_id]) == "cab"
+    for bad in ("axb", "a漢", "a😀"):
+        with pytest.raises(UserError, match=r"place 1"):
+            tokenizer.encode(bad)
+
+
+def test_a_changed_or_missing_tokenizer_is_refused(corpus, tmp_path):
+    train(corpus).save(tmp_path)
+    train(corpus[:50], vocab_size=330).save(tmp_path / "two")
+    (tmp_path / "tokenizer.model").write_bytes((tmp_path / "two/tokenizer.model").read_bytes())
+    with pytest.raises(UserError, match=r"was changed after it was saved"):
+        tokenizers.load(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "two").rename(tmp_path / "run/tokenizer")
+    with pytest.raises(UserError, match=r"holds no tokenizer.*Did you mean .*run/tokenizer"):
+        tokenizers.load(tmp_path / "run")
+
+
+def test_kinds_are_the_files():
+    assert tokenizers.kinds() == ["byte", "char", "huggingface", "sentencepiece"]
+    with pytest.raises(UserError, match=r"sentencepiece"):
+        tokenizers.kind_module("sentencepeice")
