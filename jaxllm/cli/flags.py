@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -29,7 +31,7 @@ def parse(
     if config:
         config_flags.DEFINE_config_file(
             "config", None, "Recipe FILE[:variant]; --config.section.field=value overrides.",
-            flag_values=values,
+            flag_values=values, sys_argv=["jaxllm", *argv],
         )
     if workdir:
         flags.DEFINE_string("workdir", None, "Directory to write to.", flag_values=values)
@@ -41,14 +43,15 @@ def parse(
     _check_names(argv, values, config)
     try:
         rest = values(["jaxllm", *argv])[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(_explain(error)) from error
+        recipe = values["config"].value if config else None
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(_explain(error, argv)) from error
     if rest:
         raise UserError(f"Unexpected argument {rest[0]!r}: write --flag=value.")
     for name, wanted in (("config", config), ("workdir", workdir)):
         if wanted:
             required(values, name)
-    return (values["config"].value if config else None), values
+    return recipe, values
 
 
 def required(values: flags.FlagValues, name: str):
@@ -74,6 +77,10 @@ EXAMPLES = {
 
 def _check_names(argv: Sequence[str], values: flags.FlagValues, config: bool) -> None:
     for argument in argv:
+        file = re.match(r"--?config=([^:]*)", argument)
+        if config and file and not os.path.isfile(file[1]):
+            near = [str(recipe) for recipe in Path("configs").glob("**/*.py")]
+            raise UserError(f"{argument}: there is no such recipe file. {nearest(file[1], near)}")
         match = re.match(r"--?([A-Za-z0-9_]+)(\.|=|$)", argument)
         if not match:
             continue
@@ -92,8 +99,11 @@ def _usage(values: flags.FlagValues) -> str:
     return "\n".join(lines)
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, argv: Sequence[str]) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, (FileNotFoundError, OSError)):
-        return f"The recipe cannot be read: {text}. Recipes are in configs/."
+    if isinstance(error, (AttributeError, KeyError)):  # ml_collections on a key it has not got
+        name = (re.findall(r"\w+", str(error).replace("\\n", " ")) or [""])[0]
+        near = re.findall(r'"(\w+)" instead', str(error))
+        field = next((a.split("=")[0] for a in argv if name in a.split("=")[0].split(".")), name)
+        return f"{field} is no known field." + (f" Did you mean {near[0]!r}?" if near else "")
     return text if text.endswith((".", "?", "!")) else text + "."

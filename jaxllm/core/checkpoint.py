@@ -8,6 +8,7 @@ before it is used.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from jaxllm.core.paths import path, unwritable
 
 Meta = dict[str, Any]
 managers = ocp.checkpoint_managers
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of every save without a loss
 
 
 class Checkpoints:

@@ -74,7 +74,7 @@ def difference(config: ConfigDict, default: ConfigDict, prefix: str = "") -> dic
     """What differs from the defaults, as {dotted field: value}, in the order of the config."""
     result: dict[str, Any] = {}
     for name in config:
-        value, usual = config[name], default[name] if name in default else None
+        value, usual = config[name], default.get(name)
         if isinstance(value, ConfigDict):
             inner = usual if isinstance(usual, ConfigDict) else ConfigDict()
             result.update(difference(value, inner, f"{prefix}{name}."))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -27,6 +28,8 @@ def atomic_write_bytes(target: str | os.PathLike, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(target)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise unwritable(target, error) from error
 
 
@@ -52,7 +55,7 @@ def make_directory(target: str | os.PathLike) -> epath.Path:
 def unwritable(target: epath.Path, error: OSError) -> UserError:
     """The user's view of an OSError met while writing `target`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        fix = "The disk is full: free some space or choose another folder, then run the same command."
+        fix = "The disk is full: free space or choose another folder, then repeat the command."
     elif error.errno in (errno.EEXIST, errno.ENOTDIR):
         fix = "A file is in the way: choose another folder or move the file."
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -97,9 +98,10 @@ class TrainingData:
         processes = grain.MultiprocessingOptions(
             num_workers=self.config.workers, per_worker_buffer_size=self.config.prefetch
         )
-        for batch in batches.to_iter_dataset(options).mp_prefetch(processes):
-            # they lie in memory shared with the worker, which is reused when Grain's array goes
-            yield Batch(*(None if x is None else np.array(x) for x in batch))
+        # Pickled by hand: Grain would pass arrays in shared memory, which vanishes under whoever
+        # still holds the array, and which it does not free when the run ends.
+        sent = batches.map(pickle.dumps).to_iter_dataset(options).mp_prefetch(processes)
+        yield from map(pickle.loads, sent)
 
 
 class _Rows:

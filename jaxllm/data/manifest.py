@@ -96,7 +96,13 @@ def read_manifest(folder: str | os.PathLike, field: str = "") -> Manifest:
     where = f"{field}={str(folder)!r}" if field else str(folder)
     if not file.exists():
         raise UserError(f"{where} holds no prepared data: it has no {FILE}. {_near(path(folder))}")
-    content = json.loads(file.read_text())
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{file} is damaged: it is no JSON ({error}). Copy it again, or run `jaxllm prepare` "
+            "again with --overwrite."
+        ) from error
     if content.get("version") != VERSION:
         raise UserError(
             f"{where} was prepared in format {content.get('version')}, and this version of jaxllm "

@@ -23,7 +23,7 @@ COLOURS = ("cyan", "yellow", "green", "magenta", "bright_blue", "bright_red")
 UNTRAINED = "dim strike"
 PADDING = "black on bright_black"
 LEGEND = (
-    "Each colour is a document, ␄ its end-of-text token, ⏎ a line end. Struck tokens are read but "
+    "Each colour is a document, ¶ its end-of-text token, ⏎ a line end. Struck tokens are read but "
     "are no targets."
 )
 COLUMNS = ("row", "source", "documents", "padding", "trained on")
@@ -88,8 +88,9 @@ def render_row(row: Batch, tokenizer: Tokenizer) -> Text:
         colour = COLOURS[(segment - 1) % len(COLOURS)]
         if last not in (None, segment):
             text.append(_shown(decoder.flush(), True), COLOURS[(last - 1) % len(COLOURS)])
+            text.append("\n")
         last = segment
-        shown = "␄" if token == tokenizer.eos_id else decoder.push([token])
+        shown = "¶" if token == tokenizer.eos_id else decoder.push([token])
         text.append(_shown(shown, is_trained), colour if is_trained else f"{colour} {UNTRAINED}")
     text.append(_shown(decoder.flush(), True), "default")
     if padding := len(row.segment_ids) - places:

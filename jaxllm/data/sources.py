@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from array_record.python import array_record_module
@@ -14,7 +15,7 @@ from array_record.python import array_record_module
 from jaxllm.core.errors import UserError, unknown
 from jaxllm.core.paths import path
 from jaxllm.data import blocks
-from jaxllm.data.manifest import read_manifest
+from jaxllm.data.manifest import Shard, read_manifest
 
 CACHED_BLOCKS = 512  # decoded, per source: 8 MiB of 16-bit tokens at the default block size
 
@@ -38,8 +39,8 @@ class TokenSource:
         )
         self.shards = entry.shards
         self._ends = list(itertools.accumulate(shard.records for shard in self.shards))
-        for shard in self.shards:
-            self._check_size(shard)
+        with ThreadPoolExecutor(32) as pool:  # a bucket takes its time to answer
+            list(pool.map(self._check_size, self.shards))
         self._readers: dict[int, array_record_module.ArrayRecordReader] = {}
         self._lock = threading.Lock()
         self._block = functools.lru_cache(CACHED_BLOCKS)(self._read_block)
@@ -90,14 +91,15 @@ class TokenSource:
             ) from error
         return block
 
-    def _check_size(self, shard) -> None:
+    def _check_size(self, shard: Shard) -> None:
         file = self.folder / shard.name
-        if not file.exists():
+        try:
+            size = file.stat().length
+        except FileNotFoundError as error:
             raise UserError(
                 f"{file} is missing: manifest.json lists it. Copy the whole folder, or prepare the "
                 "data again."
-            )
-        size = file.stat().length
+            ) from error
         if size != shard.bytes:
             raise UserError(
                 f"{file} has {size:,} bytes and manifest.json says {shard.bytes:,}: the shard was "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,8 @@ def load(model: str, *, dtype: str = "auto") -> LoadedModel:
 
     devices.start()
     saved = find_model(model)
-    loaded = load_params(saved, make_compute(dtype=dtype), lambda text: print(text, file=sys.stderr))
+    warn = partial(print, file=sys.stderr)
+    loaded = load_params(saved, make_compute(dtype=dtype), warn)
     return LoadedModel(loaded, tokenizers.load(saved.run.tokenizer))
 
 

@@ -32,8 +32,8 @@ class Compute:
     """The execution choices that modules share; hashable, part of a model's static structure."""
 
     sharding: Sharding
-    dtype: np.dtype = np.dtype(np.float32)  # of activations and matrix products
-    param_dtype: np.dtype = np.dtype(np.float32)
+    dtype: np.dtype  # of activations and matrix products
+    param_dtype: np.dtype
     remat: str = "none"
     attention: str = "auto"  # auto | xla | cudnn | splash | splash_interpret
     unroll: int = 1  # layers per iteration of the scan

@@ -41,11 +41,13 @@ class Linear(Module):
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def project(inputs: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x · kernel over the last `inputs` dimensions of x and the first of the kernel."""
-    return _contract(x, kernel, range(x.ndim - inputs, x.ndim), range(inputs))
+    return _project_forward(inputs, x, kernel)[0]
 
 
 def _project_forward(inputs, x, kernel):
-    return project(inputs, x, kernel), (x, kernel)
+    # A plain product, not `project` again: remat policies must see it to save it.
+    y = _contract(x, kernel, range(x.ndim - inputs, x.ndim), range(inputs))
+    return y, (x, kernel)
 
 
 def _project_backward(inputs, residuals, g):

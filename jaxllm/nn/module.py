@@ -63,7 +63,7 @@ def parameter(
 ) -> Param:
     """A parameter with one logical axis name per dimension."""
     if len(shape) != len(axes):
-        raise ValueError(f"shape {shape} has {len(shape)} dimensions, axes {axes} name {len(axes)}.")
+        raise ValueError(f"shape {shape} and axes {axes} differ in length.")
     return Param(init(key, shape, dtype), axes=axes, inputs=inputs)
 
 

@@ -52,7 +52,7 @@ class TrainConfig:
     dtype: str = "auto"  # of compute; auto: bfloat16 on accelerators, float32 on a CPU
     param_dtype: str = "float32"
     unroll: int = 1  # layers per iteration of the layer loop
-    loss_chunk: int = 0  # tokens per row whose logits exist at once; 0: about 16 MiB of them
+    loss_chunk: int = 0  # tokens per row whose logits exist at once; 0: by the device
     z_loss: float = 0.0  # weight of log²(Z), PaLM's auxiliary loss
     label_smoothing: float = 0.0
     log_every: int = 10

@@ -75,8 +75,6 @@ class Run:
         self.config, self.difference, self.display = config, difference, display
         self.evaluators = evaluators
         self.clock = Clock()
-        self.directory = RunDirectory(workdir)
-        self.directory.create()
         self.sharding = Sharding(make_mesh(config.mesh))
         self.batch_size = config.data.global_batch_size
         check_batch(
@@ -96,6 +94,9 @@ class Run:
             name: ValidationData(source.path, config.data.sequence_length, config.data.objective)
             for name, source in config.data.mixture.items()
         }
+        # Written last: a mistake above leaves no folder behind.
+        self.directory = RunDirectory(workdir)
+        self.directory.create()
         self.checkpoints = Checkpoints(
             self.directory.checkpoints,
             keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best,

@@ -19,7 +19,9 @@ import jax.numpy as jnp
 
 from jaxllm.nn.compute import Compute
 
-CHUNK_BYTES = 16 * 2**20  # float32 logits per device and chunk when the size is not given
+# Float32 logits per device and chunk when the size is not given. A CPU wants them in its cache;
+# an accelerator wants enough tokens per chunk to be bound by the product, not by reading weights.
+CHUNK_BYTES = {"cpu": 16 * 2**20, "accelerator": 2**30}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,7 @@ class LossOptions:
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     logit_softcap: float = 0.0
-    chunk: int = 0  # tokens of each row; 0: CHUNK_BYTES of logits
+    chunk: int = 0  # tokens of each row; 0: about CHUNK_BYTES of logits
 
 
 class LossSums(NamedTuple):
@@ -162,11 +164,12 @@ def _chunks(options, compute, vocabulary: int, *arrays_BT):
 
 
 def chunk_size(options: LossOptions, compute: Compute, B: int, T: int, vocabulary: int) -> int:
-    """Tokens of each row per chunk: `options.chunk`, or what CHUNK_BYTES of logits allow."""
+    """Tokens of each row per chunk: `options.chunk`, or about CHUNK_BYTES of logits."""
     if options.chunk:
         return min(options.chunk, T)
     sharding = compute.sharding
     rows = -(-B // sharding.parts("batch"))
     token_bytes = 4 * rows * -(-vocabulary // sharding.parts("act_vocab"))
-    count = -(-T * token_bytes // CHUNK_BYTES)
+    on_cpu = sharding.mesh.devices.flat[0].platform == "cpu"
+    count = -(-T * token_bytes // CHUNK_BYTES["cpu" if on_cpu else "accelerator"])
     return -(-T // count)

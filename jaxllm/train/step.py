@@ -66,7 +66,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         sums, grads = accumulated(state.params, batch, key)
         weight = jnp.maximum(sums.weight, 1.0)
-        loss, grad_norm = sums.loss / weight, optax.global_norm(grads) / weight
+        loss, grad_norm = sums.loss / weight, optax.tree.norm(grads) / weight
         scale = clip_factor(grad_norm, setup.max_grad_norm) / weight
         grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
         updates, opt_state = setup.optimizer.update(grads, state.opt_state, state.params)

@@ -1,6 +1,8 @@
 """The batch of a step is a function of (config, seed, step): whatever the hosts and the start."""
 
+import pickle
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,15 +121,14 @@ def test_an_epoch_trains_on_every_window_once(corpora):
 
 
 def test_an_error_in_the_loading_thread_reaches_the_caller(corpora, tmp_path):
-    import shutil
-
     shutil.copytree(corpora / "b", tmp_path / "b")
     file = next((tmp_path / "b").glob("train-*"))
     content = bytearray(file.read_bytes())
     for place in range(0, 3000, 7):
         content[place] ^= 0xFF
     file.write_bytes(content)
-    data = TrainingData(DataConfig(LENGTH, BATCH, mixture={"b": SourceConfig(str(tmp_path / "b"))}), 0)
+    mixture = {"b": SourceConfig(str(tmp_path / "b"))}
+    data = TrainingData(DataConfig(LENGTH, BATCH, mixture=mixture), 0)
     with pytest.raises(UserError, match=r"is damaged at record"):
         take(data.iterate(0, range(BATCH)), 10)
 
@@ -161,8 +162,8 @@ def test_validation_has_every_token_as_target_once(corpora, length):
 
 def test_a_validation_split_of_one_token(tmp_path):
     (tmp_path / "a.txt").write_text("hello world")
-    run_prepare(tmp_path / "out", [tmp_path / "a.txt"], tokenizer__kind="char", split__by="position",
-                split__validation_share=0.01, output__append_eos=False)
+    run_prepare(tmp_path / "out", [tmp_path / "a.txt"], tokenizer__kind="char",
+                split__by="position", split__validation_share=0.01, output__append_eos=False)
     with pytest.raises(UserError, match=r"has 1 token"):
         ValidationData(str(tmp_path / "out"), 8, "causal")
 
@@ -178,12 +179,14 @@ def test_worker_processes_give_the_same_batches(corpora, whole, tmp_path):
         "if __name__ == '__main__':\n"
         f"    data = make(Path({str(corpora)!r}), workers=2)\n"
         "    batches = take(data.iterate(5, range(2, 6)), 7)\n"
-        f"    Path({str(tmp_path / 'out')!r}).write_bytes(pickle.dumps([tuple(b) for b in batches]))\n"
+        f"    out = Path({str(tmp_path / 'out')!r})\n"
+        "    out.write_bytes(pickle.dumps([tuple(batch) for batch in batches]))\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
-    import pickle
-
+    assert "leaked" not in done.stderr
     found = pickle.loads((tmp_path / "out").read_bytes())
     for step, batch in enumerate(found, 5):
         assert_equal(Batch(*batch), Batch(*(x if x is None else x[2:6] for x in whole[step])))

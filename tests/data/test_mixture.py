@@ -1,5 +1,7 @@
 """Mixtures: exact shares in every prefix, and the mistakes that are refused by name."""
 
+import dataclasses
+
 import pytest
 
 from jaxllm.core.errors import UserError
@@ -16,7 +18,8 @@ def data(corpora, seed=1, length=32, batch=4, **mixture):
 
 
 @pytest.mark.parametrize("weights", [
-    (1.0,), (1, 1), (0.7, 0.3), (0.1, 0.9), (1, 2, 3), (0.123, 0.456, 0.421), (1e-3, 1), (1 / 3, 2 / 3),
+    (1.0,), (1, 1), (0.7, 0.3), (0.1, 0.9), (1, 2, 3), (0.123, 0.456, 0.421), (1e-3, 1),
+    (1 / 3, 2 / 3),
 ])
 def test_shares_are_exact_in_every_prefix(weights):
     turns, counts = WeightedTurns(weights), [0] * len(weights)
@@ -56,8 +59,6 @@ def test_the_order_in_which_sources_are_named_changes_nothing(corpora):
 
 
 def test_the_fingerprint_sees_what_changes_batches_and_nothing_else(corpora):
-    import dataclasses
-
     base = data(corpora, a=0.7, b=0.3)
     prints = {base.fingerprint}
     for other in (

@@ -1,6 +1,7 @@
 """Windows and the causal objective against plain Python; damaged shards are refused."""
 
 import random
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -101,8 +102,6 @@ def test_unknown_objective():
 @pytest.fixture
 def damaged(corpora, tmp_path):
     """A copy of corpus `a` with its second shard's name."""
-    import shutil
-
     shutil.copytree(corpora / "a", tmp_path / "a")
     return tmp_path / "a", read_manifest(tmp_path / "a").splits["train"].shards[1].name
 
@@ -137,6 +136,13 @@ def test_a_vocabulary_smaller_than_the_ids_is_refused(damaged):
     source = TokenSource(folder, "train")
     with pytest.raises(UserError, match=r"beyond the vocabulary of 100"):
         source.slice(0, source.num_tokens)
+
+
+def test_a_damaged_manifest_is_refused(damaged):
+    folder, _ = damaged
+    (folder / "manifest.json").write_text('{"version": 1, ')
+    with pytest.raises(UserError, match=r"manifest.json is damaged"):
+        TokenSource(folder, "train")
 
 
 def test_unknown_split(corpora):

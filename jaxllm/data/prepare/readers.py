@@ -135,7 +135,11 @@ def _format(file: epath.Path, shown: str) -> str:
 def _lines(file: InputFile) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text of each line, its end included."""
     offset = 0
-    with file.path.open("rb") as stream:
+    try:
+        stream = file.path.open("rb")
+    except OSError as error:
+        raise UserError(f"{file.name} cannot be read: {error.strerror or error}.") from error
+    with stream:
         for number, line in enumerate(stream, 1):
             if number == 1 and line.startswith(BOM):
                 line, offset = line[len(BOM) :], len(BOM)

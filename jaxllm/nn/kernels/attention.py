@@ -81,7 +81,10 @@ def choose(compute: Compute, pattern: Pattern, places: Places, q, k, key) -> str
     if asked == "auto":
         best = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(platform, "xla")
         return "xla" if refusal(best, pattern, q, k, key, compute) else best
-    reason = refusal(asked, pattern, q, k, key, compute)
+    home = {"splash": "tpu", "cudnn": "gpu"}.get(asked, platform)
+    reason = f"it runs on a {home.upper()}, and this is a {platform.upper()}"
+    if platform in (home, "cuda"):
+        reason = refusal(asked, pattern, q, k, key, compute)
     if reason:
         raise UserError(f"train.attention={asked!r} cannot run this model: {reason}. Use 'auto'.")
     return asked

@@ -1,0 +1,116 @@
+"""What every test shares: eight fake devices, one compilation cache, tiny models, golden files.
+
+jax is set up before anything imports it. Compiled programs are kept in pytest's cache folder, so
+that the processes of a run and the next run share them.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption(
+        "--update-golden", action="store_true", help="write the golden files instead of comparing"
+    )
+
+
+def pytest_configure(config):
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    os.environ["JAXLLM_CACHE"] = str(config.cache.mkdir("jaxllm"))
+    from jaxllm.core import devices
+
+    devices.start()
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        skip = pytest.mark.skip(reason="slow: run with --slow")
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture
+def golden(request):
+    """`golden(name, value)` asserts that `value` is what tests/golden/NAME.json holds.
+
+    `pytest --update-golden` writes the file instead: a decision, visible in review.
+    """
+
+    def check(name, value, compare=None):
+        file = GOLDEN / f"{name}.json"
+        if request.config.getoption("--update-golden"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        assert file.exists(), f"{file} is missing: write it with --update-golden"
+        expected = json.loads(file.read_text())
+        if compare:
+            compare(value, expected)
+        else:
+            assert json.loads(json.dumps(value)) == expected, f"differs from {file}"
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Two-layer models by family, every size small and no two alike."""
+    from jaxllm.models.config import ModelConfig
+    from jaxllm.nn.config import AttentionConfig, InitConfig, MlpConfig, NormConfig, PositionConfig
+
+    llama = ModelConfig(
+        family="llama", vocab_size=48, width=32, layers=2,
+        attention=AttentionConfig(heads=4, kv_heads=2, head_dim=16),
+        positions=PositionConfig(max_length=64), mlp=MlpConfig(width=40),
+        init=InitConfig(stddev=0.1),
+    )
+    gpt2 = ModelConfig(
+        family="gpt2", vocab_size=48, width=32, layers=2, tied=True,
+        attention=AttentionConfig(heads=4, bias=True, output_bias=True),
+        positions=PositionConfig(kind="learned", max_length=24), norm=NormConfig("layernorm"),
+        mlp=MlpConfig(width=56, activation="gelu_tanh", gated=False, bias=True),
+        init=InitConfig(stddev=0.1, scale_residual=True),
+    )
+    return {"llama": llama.completed(), "gpt2": gpt2.completed()}
+
+
+@pytest.fixture(scope="session")
+def compute():
+    """Float32 on the first device."""
+    from jaxllm.nn.compute import make_compute
+
+    return make_compute()
+
+
+@pytest.fixture(scope="session")
+def sharding_of():
+    """`sharding_of(data=2, tensor=4)`: the Sharding of that mesh over the eight fake devices."""
+    from jaxllm.core.config import MeshConfig
+    from jaxllm.core.mesh import Sharding, make_mesh
+
+    return lambda **axes: Sharding(make_mesh(MeshConfig(**{"fsdp": 1, **axes})))
+
+
+@pytest.fixture(scope="session")
+def build():
+    """`build(config, compute, seed)`: a fresh Transformer as (structure, params)."""
+    from functools import partial
+
+    import jax
+
+    from jaxllm.models.transformer import Transformer
+    from jaxllm.nn.module import abstract, split
+
+    def make(config, compute, seed=0):
+        structure, _ = abstract(partial(Transformer, config=config, compute=compute))
+        init = jax.jit(lambda key: split(Transformer(key, config, compute))[1])
+        return structure, init(jax.random.key(seed))
+
+    return make

@@ -1,0 +1,124 @@
+"""Meshes and the rules from logical axes to them, on eight fake devices.
+
+Specs are compared with hand-written PartitionSpecs, and placements with what each device holds.
+"""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from jaxllm.core.config import MeshConfig
+from jaxllm.core.errors import UserError
+from jaxllm.core.mesh import MESH_AXES, RULES, Sharding, check_batch, make_mesh, single_device
+
+
+def test_there_are_eight_devices():
+    assert jax.device_count() == 8
+
+
+@pytest.mark.parametrize(("axes", "shape"), [
+    ({}, (1, 1, 8, 1, 1, 1)),  # fsdp=-1 is the default
+    ({"data": -1, "fsdp": 1}, (1, 8, 1, 1, 1, 1)),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, (1, 2, 2, 1, 1, 2)),
+    ({"tensor": 4}, (1, 1, 2, 1, 1, 4)),
+    ({"stage": 2, "context": 2, "expert": 2}, (2, 1, 1, 2, 2, 1)),
+])
+def test_make_mesh(axes, shape):
+    mesh = make_mesh(MeshConfig(**axes))
+    assert tuple(mesh.shape.values()) == shape
+    assert mesh.axis_names == MESH_AXES
+    assert {d.id for d in mesh.devices.flat} == set(range(8))
+
+
+def test_a_mesh_over_some_devices():
+    assert make_mesh(MeshConfig(), jax.devices()[:2]).devices.size == 2
+    assert single_device().mesh.devices.size == 1
+
+
+@pytest.mark.parametrize(("axes", "message"), [
+    ({"data": 3, "fsdp": 1}, r"data 3\) needs 3 devices.*there are 8.*1, 2, 4, 8"),
+    ({"data": 2, "fsdp": 2}, r"data 2 x fsdp 2\) needs 4 devices.*there are 8"),
+    ({"data": 16}, r"needs 16 devices"),
+    ({"fsdp": 1}, r"all axes 1\) needs 1 devices"),
+    ({"data": -1}, r"Only one mesh axis may be -1; these are: data, fsdp"),
+    ({"tensor": 0}, r"mesh\.tensor=0 must be at least 1"),
+    ({"tensor": -2}, r"mesh\.tensor=-2 must be at least 1"),
+])
+def test_make_mesh_refuses(axes, message):
+    with pytest.raises(UserError, match=message):
+        make_mesh(MeshConfig(**axes))
+
+
+@pytest.mark.parametrize(("mesh", "axes", "spec"), [
+    ({"fsdp": 8}, ("embed", "mlp"), P("fsdp", None)),
+    ({"tensor": 8}, ("embed", "mlp"), P(None, "tensor")),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, ("layers", "embed", "heads", "head_dim"),
+     P(None, "fsdp", "tensor", None)),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, ("batch", "sequence", "act_embed"),
+     P(("data", "fsdp"), None, None)),
+    ({"data": 2, "fsdp": 2, "expert": 2}, ("batch",), P(("data", "fsdp", "expert"))),
+    ({"data": 4, "context": 2}, ("batch", "sequence", None), P("data", "context", None)),
+    ({"stage": 2, "tensor": 4}, ("layers", "vocab", "embed"), P("stage", "tensor", None)),
+])
+def test_spec(sharding_of, mesh, axes, spec):
+    assert sharding_of(**mesh).spec(axes) == spec
+
+
+@pytest.mark.parametrize("sharding", [{"fsdp": 8}, None])
+def test_unmapped_axes_raise_on_one_device_too(sharding_of, sharding):
+    sharding = single_device() if sharding is None else sharding_of(**sharding)
+    with pytest.raises(ValueError, match=r"No sharding rule for axis 'embde'.*'embed'"):
+        sharding.spec(("embde",))
+
+
+def test_two_dimensions_on_one_mesh_axis_raise(sharding_of):
+    with pytest.raises(ValueError, match=r"two dimensions on mesh axis.*tensor"):
+        sharding_of(tensor=8).spec(("heads", "mlp"))
+    with pytest.raises(ValueError, match="fsdp"):
+        sharding_of(fsdp=8).spec(("batch", "embed"))
+
+
+def test_every_rule_names_mesh_axes():
+    assert {name for _, axes in RULES for name in axes} <= set(MESH_AXES)
+    assert len(dict(RULES)) == len(RULES)
+
+
+def test_parts(sharding_of):
+    sharding = sharding_of(data=2, fsdp=2, tensor=2)
+    assert {a: sharding.parts(a) for a in ("batch", "embed", "heads", "norm", "sequence")} == {
+        "batch": 4, "embed": 2, "heads": 2, "norm": 1, "sequence": 1
+    }
+
+
+def test_arrays_lie_where_the_rules_say(sharding_of):
+    sharding = sharding_of(fsdp=2, tensor=4)
+    x = np.arange(8 * 12).reshape(8, 12)
+    placed = jax.device_put(x, sharding.named(("embed", "mlp")))
+    assert {shard.data.shape for shard in placed.addressable_shards} == {(4, 3)}
+    assert jax.device_put(x, sharding.replicated()).is_fully_replicated
+    np.testing.assert_array_equal(placed, x)
+
+
+def test_constrain_pins_and_counts_dimensions(sharding_of):
+    sharding = sharding_of(fsdp=2, tensor=4)
+    y = jax.jit(lambda x: sharding.constrain(x, "embed", "mlp"))(np.ones((8, 12), np.float32))
+    assert y.sharding.spec == P("fsdp", "tensor")
+    with pytest.raises(ValueError, match="2 dimensions were given 1 axes"):
+        sharding.constrain(np.ones((8, 12)), "embed")
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(6, "4 or 8"), (3, "4"), (9, "8 or 12")])
+def test_check_batch(sharding_of, size, sizes):
+    sharding = sharding_of(data=2, fsdp=2, tensor=2)
+    check_batch(sharding, 8, "data.global_batch_size")
+    with pytest.raises(UserError) as caught:
+        check_batch(sharding, size, "data.global_batch_size")
+    message = str(caught.value)
+    assert f"data.global_batch_size={size} cannot be shared by 4 groups" in message
+    assert message.endswith(f"Use --config.data.global_batch_size={sizes}.")
+
+
+def test_rules_are_open_to_change(sharding_of):
+    mesh = sharding_of(tensor=8).mesh
+    assert Sharding(mesh, (("embed", ("tensor",)),)).spec(("embed",)) == P("tensor")

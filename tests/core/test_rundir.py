@@ -1,0 +1,107 @@
+"""The run directory: metrics survive a crash, and a resumed run continues the file exactly."""
+
+import errno
+import json
+
+import pytest
+
+from jaxllm.core.errors import UserError
+from jaxllm.core.rundir import MetricsWriter, RunDirectory, read_metrics, replace_records
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDirectory(str(tmp_path / "run"))
+    run.create()
+    return run
+
+
+def record(step, split="train", **values):
+    return {"step": step, "split": split, "loss": 1.0 / (step + 1), **values}
+
+
+def write(run, records, resume_step=0):
+    writer = MetricsWriter(run, resume_step)
+    for item in records:
+        writer.write(item)
+    writer.close()
+    return writer.process
+
+
+def test_names(tmp_path):
+    run = RunDirectory(str(tmp_path))
+    found = {name: str(getattr(run, name).relative_to(tmp_path)) for name in vars(run)
+             if name != "root"}
+    assert found == {
+        "config": "config.json", "metrics": "metrics.jsonl", "checkpoints": "checkpoints",
+        "tokenizer": "tokenizer", "tensorboard": "tensorboard", "report": "report.html",
+    }
+
+
+def test_create_leaves_nothing_behind(run):
+    assert list(run.root.iterdir()) == []
+
+
+def test_create_refuses_a_file(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match="file is in the way"):
+        RunDirectory(str(tmp_path / "run")).create()
+
+
+def test_no_run_directory(run):
+    with pytest.raises(UserError, match=r"no run directory.*--workdir"):
+        run.read_config()
+    run.config.write_text('{"config": {}}')
+    assert run.read_config() == {"config": {}}
+
+
+def test_records_come_back(run):
+    records = [record(1), record(1, "samples", prompt="ä", text="ö"), record(2, extra=None)]
+    write(run, records)
+    assert read_metrics(run.metrics) == records
+    assert len(run.metrics.read_text().splitlines()) == 3
+    assert any(run.tensorboard.iterdir())
+
+
+def test_a_torn_last_line_is_left_out(run):
+    write(run, [record(1), record(2)])
+    whole = run.metrics.read_text()
+    for cut in range(1, len(whole.splitlines()[1])):
+        run.metrics.write_text(whole[:-cut - 1])
+        assert read_metrics(run.metrics) == [record(1)]
+    assert read_metrics(run.root / "absent.jsonl") == []
+
+
+def test_resume_drops_later_records_and_counts_processes(run):
+    assert write(run, [record(1, process=0), record(2, process=0), record(3, process=0)]) == 0
+    with run.metrics.open("a") as file:
+        file.write('{"step": 4, "sp')  # killed while writing
+    assert write(run, [record(3, process=1)], resume_step=2) == 1
+    assert read_metrics(run.metrics) == [
+        record(1, process=0), record(2, process=0), record(3, process=1)
+    ]
+
+
+def test_nothing_but_numbers_of_json(run):
+    with pytest.raises(ValueError):
+        write(run, [record(1, perplexity=float("nan"))])
+
+
+def test_a_full_disk_is_explained(run, monkeypatch):
+    writer = MetricsWriter(run, 0)
+
+    class Full:
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, "_file", Full())
+    with pytest.raises(UserError, match="disk is full"):
+        writer.write(record(1))
+
+
+def test_replace_records(run):
+    write(run, [record(1), record(2), record(2, "eval/a", loss=3.0)])
+    new = record(2, "eval/a", loss=2.0)
+    replace_records(run, [new])
+    assert read_metrics(run.metrics) == [record(1), record(2), new]
+    assert json.loads(run.metrics.read_text().splitlines()[-1])["loss"] == 2.0

@@ -1,0 +1,105 @@
+"""The chunked loss against log_softmax over the whole logits, differentiated by JAX."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxllm.nn.compute import make_compute
+from jaxllm.train.losses import LossOptions, chunk_size, cross_entropy
+
+B, T, D, V = 3, 10, 8, 37
+
+
+def full_loss(hidden, kernel, targets, weights, options):
+    logits = jnp.einsum("btd,dv->btv", hidden, kernel)
+    if options.logit_softcap:
+        logits = options.logit_softcap * jnp.tanh(logits / options.logit_softcap)
+    log_probabilities = jax.nn.log_softmax(logits, axis=-1)
+    onehot = jax.nn.one_hot(targets, kernel.shape[1])
+    wanted = onehot * (1 - options.label_smoothing) + options.label_smoothing / kernel.shape[1]
+    loss = -(wanted * log_probabilities).sum(-1)
+    loss += options.z_loss * jax.nn.logsumexp(logits, axis=-1) ** 2
+    return (loss * weights).sum()
+
+
+@pytest.fixture(scope="module")
+def example():
+    keys = jax.random.split(jax.random.key(0), 4)
+    hidden = jax.random.normal(keys[0], (B, T, D))
+    kernel = jax.random.normal(keys[1], (D, V))
+    targets = jax.random.randint(keys[2], (B, T), 0, V)
+    weights = jax.random.uniform(keys[3], (B, T)).at[:, -3:].set(0)
+    return hidden, kernel, targets, weights
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 3, 5, 10, 64])
+@pytest.mark.parametrize("extra", [
+    {}, {"z_loss": 1e-2}, {"label_smoothing": 0.1}, {"logit_softcap": 3.0},
+    {"z_loss": 1e-2, "label_smoothing": 0.1, "logit_softcap": 3.0},
+], ids=lambda extra: "+".join(extra) or "plain")
+def test_loss_and_gradients_equal_the_full_computation(example, chunk, extra):
+    options, compute = LossOptions(chunk=chunk, **extra), make_compute()
+    hidden, kernel, targets, weights = example
+
+    def ours(hidden, kernel):
+        return cross_entropy(hidden, kernel, targets, weights, options, compute).loss
+
+    def theirs(hidden, kernel):
+        return full_loss(hidden, kernel, targets, weights, options)
+
+    loss, gradients = jax.value_and_grad(ours, argnums=(0, 1))(hidden, kernel)
+    expected, expected_gradients = jax.value_and_grad(theirs, argnums=(0, 1))(hidden, kernel)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(ours(hidden, kernel), expected, rtol=1e-5)  # not differentiated
+    for ours_, theirs_ in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours_, theirs_, rtol=2e-4, atol=2e-5)
+
+
+def test_nll_and_weight_are_the_plain_sums(example):
+    hidden, kernel, targets, weights = example
+    options = LossOptions(chunk=4, z_loss=0.1, label_smoothing=0.2)
+    sums = cross_entropy(hidden, kernel, targets, weights, options, make_compute())
+    plain = full_loss(hidden, kernel, targets, weights, LossOptions())
+    np.testing.assert_allclose(sums.nll, plain, rtol=1e-5)
+    np.testing.assert_allclose(sums.weight, weights.sum(), rtol=1e-6)
+    assert sums.loss > sums.nll
+
+
+def test_padding_may_hold_anything(example):
+    hidden, kernel, targets, weights = example
+    broken = hidden.at[:, -3:].set(jnp.inf)
+    options = LossOptions(chunk=4)
+
+    def loss(hidden):
+        return cross_entropy(hidden, kernel, targets, weights, options, make_compute()).nll
+
+    np.testing.assert_allclose(loss(broken), loss(hidden), rtol=1e-6)
+
+
+@pytest.mark.parametrize("differentiate", [False, True])
+def test_logits_never_exist_at_once(differentiate):
+    B, T, D, V = 4, 256, 8, 1000
+    shapes = [
+        jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in (
+            ((B, T, D), jnp.float32), ((D, V), jnp.float32), ((B, T), jnp.int32),
+            ((B, T), jnp.float32),
+        )
+    ]
+
+    def loss(hidden, kernel, targets, weights):
+        options = LossOptions(chunk=16)
+        return cross_entropy(hidden, kernel, targets, weights, options, make_compute()).loss
+
+    function = jax.grad(loss, argnums=(0, 1)) if differentiate else loss
+    memory = jax.jit(function).lower(*shapes).compile().memory_analysis()
+    full_logits = 4 * B * T * V
+    assert memory.temp_size_in_bytes < full_logits / 4
+
+
+def test_chunk_size_follows_the_vocabulary():
+    compute = make_compute()
+    assert chunk_size(LossOptions(), compute, 2, 64, 65) == 64
+    assert chunk_size(LossOptions(chunk=8), compute, 2, 64, 65) == 8
+    size = chunk_size(LossOptions(), compute, 8, 4096, 128_256)
+    assert 1 <= size and 4 * 8 * size * 128_256 <= 2 * 16 * 2**20

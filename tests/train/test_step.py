@@ -1,0 +1,168 @@
+"""The step's properties: accumulation, sharding and non-finite values change nothing they must not.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxllm.core.config import MeshConfig
+from jaxllm.core.mesh import Sharding, make_mesh, single_device
+from jaxllm.data.batch import Batch
+from jaxllm.models.config import preset
+from jaxllm.nn.compute import make_compute
+from jaxllm.train.config import OptimizerConfig
+from jaxllm.train.feed import local_rows, place
+from jaxllm.train.losses import LossOptions
+from jaxllm.train.state import init_state, make_setup
+from jaxllm.train.step import jit_train_step
+
+B, T, V = 8, 16, 64
+
+
+def setup_for(sharding, model="llama_debug", optimizer=None, **compute):
+    config = dataclasses.replace(preset(model), vocab_size=V).completed()
+    optimizer = optimizer or OptimizerConfig(learning_rate=1e-2, warmup_steps=2)
+    return make_setup(config, make_compute(sharding, **compute), optimizer, 20)
+
+
+def batch_at(step):
+    """Two documents a row, some padding, some targets without weight."""
+    rng = np.random.default_rng(step)
+    ids = rng.integers(0, V, (B, T + 1)).astype(np.int32)
+    cut = rng.integers(4, T - 4, (B, 1))
+    place_BT = np.arange(T)[None]
+    segments = np.where(place_BT < cut, 1, 2).astype(np.int32)
+    segments[:, -2:] = 0
+    positions = np.where(place_BT < cut, place_BT, place_BT - cut).astype(np.int32)
+    weights = ((segments > 0) & (place_BT != cut - 1)).astype(np.float32)
+    return Batch(ids[:, :-1], ids[:, 1:], weights, positions, segments)
+
+
+def curve(sharding, steps=20, accumulation=1, **options):
+    setup = setup_for(sharding, **options)
+    state = init_state(setup, seed=0)
+    step = jit_train_step(setup, LossOptions(chunk=8), accumulation, seed=0)
+    rows, losses = local_rows(sharding, B), []
+    for index in range(steps):
+        state, metrics = step(state, place(batch_at(index), sharding, rows, B))
+        losses.append(float(metrics["loss"]))
+    return np.array(losses), state
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return curve(single_device())
+
+
+@pytest.mark.parametrize("mesh", [
+    {"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 8}, {"data": 8}, {"fsdp": 4, "tensor": 2},
+    {"data": 2, "context": 2, "stage": 2}, {"fsdp": 2, "expert": 4},
+], ids=lambda mesh: "-".join(f"{k}{v}" for k, v in mesh.items()))
+def test_sharded_equals_unsharded(reference, mesh):
+    sharding = Sharding(make_mesh(MeshConfig(**({"fsdp": 1} | mesh))))
+    losses, state = curve(sharding)
+    np.testing.assert_allclose(losses, reference[0], rtol=1e-5)
+    for ours, theirs in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(reference[1].params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)  # Adam divides small by small
+    for (path, x), spec in zip(
+        jax.tree_util.tree_leaves_with_path(state.params),
+        jax.tree.leaves(setup_for(sharding).shardings.params), strict=True,
+    ):
+        assert x.sharding.is_equivalent_to(spec, x.ndim), path
+
+
+def test_the_state_is_born_in_its_shards():
+    sharding = Sharding(make_mesh(MeshConfig(fsdp=4, tensor=2)))
+    setup = setup_for(sharding)
+    state = init_state(setup, seed=0)
+    kernel = state.params["layers"]["layer"]["mlp"]["up"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * 8 == kernel.size
+    moments = [
+        x for path, x in jax.tree_util.tree_leaves_with_path(state.opt_state)
+        if "up" in jax.tree_util.keystr(path)
+    ]
+    assert len(moments) == 2  # Adam's two
+    assert all(m.sharding.is_equivalent_to(kernel.sharding, m.ndim) for m in moments)
+    alone = init_state(setup_for(single_device()), seed=0)
+    for ours, theirs in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(alone.params), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_accumulation_equals_the_whole_batch(reference, accumulation):
+    losses, _ = curve(single_device(), accumulation=accumulation)
+    np.testing.assert_allclose(losses, reference[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [
+    {"remat": "full"}, {"remat": "dots"}, {"remat": "projections"}, {"unroll": 2},
+], ids=str)
+def test_memory_options_change_no_loss(reference, options):
+    losses, _ = curve(single_device(), steps=5, **options)
+    np.testing.assert_allclose(losses, reference[0][:5], rtol=1e-6)
+
+
+def test_every_optimizer_shards():
+    sharding = Sharding(make_mesh(MeshConfig(fsdp=4, tensor=2)))
+    for name in ("adafactor", "lion", "muon", "sgd"):
+        # a step of 1e-2 blows sgd and lion up no sooner than three steps
+        optimizer = OptimizerConfig(name=name, learning_rate=1e-3)
+        losses, _ = curve(sharding, steps=3, optimizer=optimizer)
+        alone, _ = curve(single_device(), steps=3, optimizer=optimizer)
+        np.testing.assert_allclose(losses, alone, rtol=1e-4, err_msg=name)
+
+
+def test_dropout_depends_on_seed_and_step_only():
+    def losses(seed):
+        setup = setup_for(single_device())
+        model = dataclasses.replace(setup.model, dropout=0.3)
+        setup = make_setup(model, setup.compute, OptimizerConfig(), 20)
+        state = init_state(setup, seed=0)
+        step = jit_train_step(setup, LossOptions(), 1, seed)
+        result = []
+        for _ in range(2):
+            state, metrics = step(state, batch_at(0))
+            result.append(float(metrics["loss"]))
+        return result
+
+    assert losses(1) == losses(1)
+    assert losses(1) != losses(2)
+
+
+def test_a_non_finite_loss_freezes_the_state_for_good():
+    setup = setup_for(single_device())
+    state = init_state(setup, seed=0)
+    step = jit_train_step(setup, LossOptions(), 1, seed=0)
+    state, _ = step(state, batch_at(0))
+    good = jax.device_get(state)
+    params = state.params | {"norm": {"scale": state.params["norm"]["scale"].at[0].set(jnp.nan)}}
+    frozen, metrics = step(state._replace(params=params), batch_at(1))
+    assert not metrics["finite"] and not frozen.finite
+    assert int(frozen.step) == 1
+    for ours, theirs in zip(
+        jax.tree.leaves(frozen.opt_state), jax.tree.leaves(good.opt_state), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    later, metrics = step(
+        frozen._replace(params=jax.tree.map(jnp.asarray, good.params)), batch_at(2)
+    )
+    assert not metrics["finite"] and int(later.step) == 1  # healthy data does not thaw it
+
+
+def test_a_batch_without_targets_changes_no_parameter_by_loss():
+    setup = setup_for(single_device(), optimizer=OptimizerConfig(weight_decay=0.0))
+    state = init_state(setup, seed=0)
+    before = jax.device_get(state.params)
+    step = jit_train_step(setup, LossOptions(), 1, seed=0)
+    empty = batch_at(0)._replace(weights=np.zeros((B, T), np.float32))
+    state, metrics = step(state, empty)
+    assert float(metrics["loss"]) == 0 and bool(metrics["finite"])
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(before), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
