@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+
 from jaxllm.cli.flags import parse
 
 
@@ -24,19 +26,22 @@ def main(argv: list[str]) -> int:
     from jaxllm.core.display import make_display
 
     devices.start()
+    import jax
+
     from jaxllm.models.load import find_model
     from jaxllm.train.loop import train
 
     if values.train.init_from:
         base = find_model(values.train.init_from).config
     config = resolve_config(values, base)
-    with make_display() as display:
+    first = jax.process_index() == 0  # of several hosts one speaks
+    with make_display(None if first else open(os.devnull, "w")) as display:
         records = train(config, changed, flags.workdir, display, _evaluators(config))
         rows = [
             (r["split"], r["step"], r["loss"], r["perplexity"], r["bits_per_byte"])
             for r in records if "loss" in r
         ]
-        if rows:
+        if rows and first:
             columns = ("split", "step", "loss", "perplexity", "bits per byte")
             display.table(f"{flags.workdir}", columns, rows)
     return 0

@@ -146,14 +146,19 @@ class Checkpoints:
         """
         steps = self.steps()
         for step in reversed(steps):
+            damage = None
             try:
                 meta = self.read_meta(step)
                 accept(meta)
-                return self.restore(step, target), meta
-            except Damaged as damage:
-                warn(f"{damage} The checkpoint before it is used.")
-                if self._writes:
-                    self._set_aside(step)
+                state = self.restore(step, target)
+            except Damaged as found:
+                damage = found
+            if not _on_any_host(damage is not None):
+                return state, meta
+            damage = damage or Damaged(step, "another host could not read its part")
+            warn(f"{damage} The checkpoint before it is used.")
+            if self._writes:
+                self._set_aside(step)
         if steps:
             raise UserError(
                 f"Every checkpoint in {self.directory} is damaged (steps "
@@ -171,6 +176,7 @@ class Checkpoints:
                 count += 1
                 target = self.directory / f"{step}.damaged{count}"
             folder.rename(target)
+        _on_any_host(True)  # wait for the rename
         self._manager.reload()
 
 
@@ -179,6 +185,15 @@ class Damaged(Exception):
 
     def __init__(self, step: int, reason: str):
         super().__init__(f"The checkpoint of step {step} is damaged: {reason}.")
+
+
+def _on_any_host(flag: bool) -> bool:
+    """Whether the flag is set on any host; all hosts wait for each other here."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
 
 
 def checksums(tree: Any) -> dict[str, int]:

@@ -42,6 +42,14 @@ def start(cache: bool = True) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     import jax
 
+    if _several_hosts():
+        if os.environ.get("JAX_PLATFORMS") == "cpu":
+            jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        told = {
+            name: int(os.environ[f"JAX_{name.upper()}"])
+            for name in ("num_processes", "process_id") if f"JAX_{name.upper()}" in os.environ
+        }
+        jax.distributed.initialize(**told)
     folder = os.environ.get("JAXLLM_CACHE", str(Path("~/.cache/jaxllm").expanduser()))
     if cache and folder:
         jax.config.update("jax_compilation_cache_dir", folder)
@@ -69,6 +77,20 @@ def peak_memory_bytes(device) -> int | None:
     """The most memory the device has used so far; None where the backend does not say."""
     stats = device.memory_stats() if hasattr(device, "memory_stats") else None
     return stats.get("peak_bytes_in_use") if stats else None
+
+
+def _several_hosts() -> bool:
+    """Whether the environment says that this process is one of several of a run.
+
+    jax finds the others itself on TPU pods and under Slurm; anywhere else it is told by
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    """
+    environment = os.environ.get
+    return (
+        "JAX_COORDINATOR_ADDRESS" in os.environ
+        or "," in environment("TPU_WORKER_HOSTNAMES", "")
+        or int(environment("SLURM_NTASKS", "1")) > 1
+    )
 
 
 def _accelerator_visible() -> bool:

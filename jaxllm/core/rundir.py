@@ -48,10 +48,13 @@ class MetricsWriter:
     """Appends records to `metrics.jsonl`, a line each, and mirrors the numbers to TensorBoard.
 
     A run that resumes at `resume_step` first drops the records of later steps: they will be
-    written again, and equal, by the replayed steps.
+    written again, and equal, by the replayed steps. Of several hosts only the first writes.
     """
 
-    def __init__(self, run: RunDirectory, resume_step: int):
+    def __init__(self, run: RunDirectory, resume_step: int, *, writes: bool = True):
+        self.process, self._writes = 0, writes
+        if not writes:
+            return
         from tensorboardX import SummaryWriter  # 0.1 s that `jaxllm eval` need not pay
 
         records = [r for r in read_metrics(run.metrics) if r["step"] <= resume_step]
@@ -63,6 +66,8 @@ class MetricsWriter:
 
     def write(self, record: Record) -> None:
         """Appends one record and hands it to the operating system at once."""
+        if not self._writes:
+            return
         try:
             self._file.write(_line(record))
             self._file.flush()
@@ -77,6 +82,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Closes both files."""
+        if not self._writes:
+            return
         self._file.close()
         self._board.close()
 

@@ -22,6 +22,7 @@ from jaxllm.data.tokenizers import StreamDecoder, Tokenizer
 from jaxllm.generate.sampling import Sampling, sample
 from jaxllm.models.load import Model
 from jaxllm.nn.attention import Cache
+from jaxllm.nn.module import bind
 
 CHUNK = 16  # tokens decoded between two looks at the text
 
@@ -60,46 +61,46 @@ def generate(
     lengths_B = jnp.array([len(row) for row in ids], jnp.int32)
 
     keys = jax.random.split(jax.random.key(seed), 2)
+    # a padded embedding has more rows than the tokenizer has tokens
+    static = (model.structure, sampling, min(tokenizer.vocab_size, model.config.vocab_size))
     token_B, cache = _prefill(
-        model.structure, sampling, slots, model.params, jnp.asarray(tokens_BT), lengths_B, keys[0]
+        static, slots, model.params, jnp.asarray(tokens_BT), lengths_B, keys[0]
     )
     done = _emit(rows, np.asarray(token_B)[None], limit, on_text)
     count = 1
     while not done and count < limit:
         key = jax.random.fold_in(keys[1], count)
         tokens_CB, cache = _decode(
-            model.structure, sampling, model.params, token_B, lengths_B + count - 1, cache, key
+            static, model.params, token_B, lengths_B + count - 1, cache, key
         )
         done = _emit(rows, np.asarray(tokens_CB), limit, on_text)
         token_B, count = tokens_CB[-1], count + CHUNK
-    return [row.completion(on_text, index) for index, row in enumerate(rows)]
+    return [Completion(row.text, tuple(row.ids), row.reason or "length") for row in rows]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _prefill(structure, sampling, slots, params, tokens_BT, lengths_B, key):
+@partial(jax.jit, static_argnums=(0, 1))
+def _prefill(static, slots, params, tokens_BT, lengths_B, key):
     """The first new token of each row, and the cache with the prompts in it."""
-    from jaxllm.nn.module import bind
-
+    structure, sampling, vocabulary = static
     model = bind(structure, params)
     B, T = tokens_BT.shape
     positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
     # Padding right of a prompt is written too; decoding overwrites a slot before it is visible.
     hidden, cache = model.decode(tokens_BT, positions_BT, model.empty_cache(B, slots))
     last_B1D = jnp.take_along_axis(hidden, (lengths_B - 1)[:, None, None], axis=1)
-    return sample(model.logits(last_B1D)[:, 0], key, sampling), cache
+    return sample(model.logits(last_B1D)[:, 0, :vocabulary], key, sampling), cache
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=5)
-def _decode(structure, sampling, params, token_B, positions_B, cache: Cache, key):
+@partial(jax.jit, static_argnums=0, donate_argnums=4)
+def _decode(static, params, token_B, positions_B, cache: Cache, key):
     """The next CHUNK tokens [C, B] after `token_B`, which stands at `positions_B`."""
-    from jaxllm.nn.module import bind
-
+    structure, sampling, vocabulary = static
     model = bind(structure, params)
 
     def body(carry, key):
         token_B, positions_B, cache = carry
         hidden, cache = model.decode(token_B[:, None], positions_B[:, None], cache)
-        token_B = sample(model.logits(hidden)[:, 0], key, sampling)
+        token_B = sample(model.logits(hidden)[:, 0, :vocabulary], key, sampling)
         return (token_B, positions_B + 1, cache), token_B
 
     start = (token_B, positions_B, cache)
@@ -139,10 +140,6 @@ class _Row:
         end = len(self.text) if self.reason else max(len(self.text) - self._held, self.shown)
         new, self.shown = self.text[self.shown : end], max(end, self.shown)
         return new
-
-    def completion(self, on_text: OnText | None, index: int) -> Completion:
-        """What the row came to."""
-        return Completion(self.text, tuple(self.ids), self.reason or "length")
 
 
 def _emit(rows: list[_Row], tokens_CB: np.ndarray, limit: int, on_text: OnText | None) -> bool:

@@ -18,7 +18,7 @@ from jaxllm.nn.config import AttentionConfig, InitConfig, MlpConfig, NormConfig,
 class ModelConfig:
     """One Transformer decoder. Sizes are in elements; 0 in a rate or cap turns it off."""
 
-    family: str = "llama"
+    family: str = "llama"  # a file of models/families
     vocab_size: int = 0  # rows of the embedding; 0: the tokenizer's size
     width: int = 512
     layers: int = 8
@@ -37,6 +37,8 @@ class ModelConfig:
         Raises:
           UserError: sizes that contradict each other.
         """
+        if self.family not in _families():
+            raise unknown("model.family", self.family, _families())
         attention, heads = self.attention, self.attention.heads
         kv_heads = attention.kv_heads or heads
         if heads < 1 or heads % kv_heads:
@@ -98,10 +100,13 @@ def preset(name: str) -> ModelConfig:
 
 def presets() -> dict[str, ModelConfig]:
     """Every preset of every family, by name."""
+    found: dict[str, ModelConfig] = {}
+    for name in _families():
+        found.update(importlib.import_module(f"jaxllm.models.families.{name}").PRESETS)
+    return found
+
+
+def _families() -> list[str]:
     from jaxllm.models import families
 
-    found: dict[str, ModelConfig] = {}
-    for module in pkgutil.iter_modules(families.__path__):
-        family = importlib.import_module(f"{families.__name__}.{module.name}")
-        found.update(family.PRESETS)
-    return found
+    return [module.name for module in pkgutil.iter_modules(families.__path__)]

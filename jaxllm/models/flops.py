@@ -25,7 +25,10 @@ def matmul_params(specs: Params) -> int:
 
 
 def mean_context(length: int, window: int = 0) -> float:
-    """Keys that a query of a causal sequence sees on average, half of its own counted as none."""
+    """Keys that a query of a causal sequence sees on average: half of `length` without a window.
+
+    Counted as an area, as is usual: at most half a key less than the exact (length + 1) / 2.
+    """
     reach = min(window, length) if window else length
     return reach - reach * reach / (2 * length)
 

@@ -40,8 +40,9 @@ def check_divisible(specs: Params, sharding: Sharding) -> None:
                 mesh_axes = " x ".join(f"mesh.{name}" for name in dict(sharding.rules)[axis])
                 fits = [n for n in range(1, min(size, 2 * parts) + 1) if size % n == 0]
                 where = ".".join(key.key for key in path)
+                hint = f" Or set model.vocab_size={-(-size // parts) * parts}."
                 raise UserError(
                     f"{mesh_axes}={parts} does not divide the model's {axis!r} size of {size} "
                     f"(parameter {where}). Nearest values that do: "
-                    f"{', '.join(map(str, fits[-3:]))}."
+                    f"{', '.join(map(str, fits[-3:]))}.{hint if axis == 'vocab' else ''}"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 
@@ -16,7 +17,9 @@ class Interrupt:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interrupt:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # With several hosts jax's own service must see SIGTERM, to agree on a step to stop at.
+        several = jax.process_count() > 1
+        for number in (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -36,5 +39,7 @@ class Interrupt:
         if self._signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self._signal = number
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         name = signal.Signals(number).name
         self._warn(f"{name}: stopping after this step; the state is saved first.")

@@ -96,7 +96,8 @@ class Run:
         }
         # Written last: a mistake above leaves no folder behind.
         self.directory = RunDirectory(workdir)
-        self.directory.create()
+        if jax.process_index() == 0:
+            self.directory.create()
         self.checkpoints = Checkpoints(
             self.directory.checkpoints,
             keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best,
@@ -115,7 +116,7 @@ class Run:
             )
             return _last_records(self.directory)
         self._save_description()
-        self.writer = MetricsWriter(self.directory, start)
+        self.writer = MetricsWriter(self.directory, start, writes=jax.process_index() == 0)
         self.display.start("training", steps, start)
         recorder = Recorder(
             self.writer, self.display, self.clock, log_every=self.config.train.log_every,
@@ -294,8 +295,7 @@ class Run:
 
     def _record(self, record: Record) -> None:
         self.last[record["split"]] = record
-        if jax.process_index() == 0:
-            self.writer.write(record)
+        self.writer.write(record)
 
     def _report_nonfinite(self, step: int) -> None:
         """The state is that before update `step`: repeats it to find the place, and stops."""

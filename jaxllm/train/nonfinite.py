@@ -59,11 +59,12 @@ def explain(
 
 
 def keep_batch(run: RunDirectory, step: int, batch: Batch) -> str:
-    """Saves the host's rows of the batch as `nonfinite_step_N.npz`; gives the file's name."""
+    """Saves this host's rows of the batch as `nonfinite_step_N.npz`; gives the file's name."""
     buffer = io.BytesIO()
     fields = {name: x for name, x in batch._asdict().items() if x is not None}
     np.savez(buffer, **{name: np.asarray(x) for name, x in fields.items()})
-    target = run.root / f"nonfinite_step_{step}.npz"
+    host = f"_host_{jax.process_index()}" if jax.process_count() > 1 else ""
+    target = run.root / f"nonfinite_step_{step}{host}.npz"
     atomic_write_bytes(target, buffer.getvalue())
     return str(target)
 

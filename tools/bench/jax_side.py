@@ -25,7 +25,8 @@ class Training:
         self, model: ModelConfig, batch: Batch, *, compute: Compute | None = None,
         optimizer: OptimizerConfig = OPTIMIZER, loss_chunk: int = 0,
     ):
-        self.setup: Setup = make_setup(model.completed(), compute or make_compute(), optimizer, 1000)
+        compute = compute or make_compute()
+        self.setup: Setup = make_setup(model.completed(), compute, optimizer, 1000)
         self.batch = jax.device_put(batch)
         self.state: TrainState = init_state(self.setup, 0)
         step = jit_train_step(self.setup, LossOptions(chunk=loss_chunk), 1, 0)

@@ -11,15 +11,29 @@ from jaxllm.models.config import ModelConfig
 from jaxllm.train.config import OptimizerConfig
 
 
+def causal_attention(module, query, key, value, attention_mask, scaling=None, **_):
+    """SDPA told that it is causal: [B, N, T, H] in, [B, T, N, H] out.
+
+    Under torch.compile transformers builds a mask instead, which shuts out the fast kernels.
+    """
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scaling, enable_gqa=True
+    )
+    return out.transpose(1, 2).contiguous(), None
+
+
+transformers.AttentionInterface.register("causal", causal_attention)
+
+
 def llama(config: ModelConfig, length: int) -> torch.nn.Module:
-    """A fresh LlamaForCausalLM of these sizes with SDPA attention, in training mode."""
+    """A fresh LlamaForCausalLM of these sizes with causal SDPA, in training mode."""
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(
         vocab_size=config.vocab_size, hidden_size=config.width,
         intermediate_size=config.mlp.width, num_hidden_layers=config.layers,
         num_attention_heads=config.attention.heads,
         num_key_value_heads=config.attention.kv_heads, head_dim=config.attention.head_dim,
         max_position_embeddings=length, rms_norm_eps=config.norm.eps,
-        tie_word_embeddings=config.tied, use_cache=False, attn_implementation="sdpa",
+        tie_word_embeddings=config.tied, use_cache=False, attn_implementation="causal",
     )).train()
 
 

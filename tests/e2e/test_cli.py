@@ -1,0 +1,142 @@
+"""The verbs as a person types them: every bundled recipe's debug variant, and the mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jaxllm.cli.main import main
+from jaxllm.core.rundir import read_metrics
+
+ROOT = Path(__file__).parents[2]
+RUNS = "runs/quickstart"
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+    """A folder in which the quickstart was told with debug variants; gives (folder, exit codes)."""
+    folder = tmp_path_factory.mktemp("story")
+    before = Path.cwd()
+    os.chdir(folder)
+    (folder / "configs").symlink_to(ROOT / "configs")
+    commands = [
+        f"prepare --config=configs/data/shakespeare.py --workdir={RUNS}/data/shakespeare",
+        f"prepare --config=configs/data/fomc.py --workdir={RUNS}/data/fomc",
+        "preview --config=configs/quickstart.py:debug",
+        f"train --config=configs/quickstart.py:debug --workdir={RUNS}/base_debug",
+        f"train --config=configs/quickstart_domain.py:debug --workdir={RUNS}/domain_debug",
+        f"eval --model={RUNS}/base_debug,{RUNS}/domain_debug "
+        f"--data={RUNS}/data/shakespeare,{RUNS}/data/fomc --batches=2",
+        f"report {RUNS}/base_debug {RUNS}/domain_debug",
+        "prepare --config=configs/data/shakespeare_char.py --workdir=data/shakespeare_char",
+        "train --config=configs/shakespeare_char.py:debug --workdir=runs/char "
+        "--config.data.global_batch_size=8",
+    ]
+    codes = {command: main(command.split()) for command in commands}
+    yield folder, codes
+    os.chdir(before)
+
+
+def test_the_whole_story_succeeds(story):
+    folder, codes = story
+    assert set(codes.values()) == {0}, codes
+    base = read_metrics(folder / RUNS / "base_debug/metrics.jsonl")
+    losses = [r["loss"] for r in base if r["split"] == "validation"]
+    assert losses[-1] < losses[0]
+    page = (folder / RUNS / "domain_debug/report.html").read_text()
+    assert "base_debug" in page and "domain_debug" in page
+    domain = json.loads((folder / RUNS / "domain_debug/config.json").read_text())
+    assert domain["config"]["model"]["width"] == 64  # followed from init_from
+
+
+def test_generate_streams_a_prompt_and_batches_several(story, capsys):
+    assert main(["generate", f"--model={RUNS}/base_debug", "--prompt=ROMEO:",
+                 "--max_new_tokens=8"]) == 0
+    assert capsys.readouterr().out.startswith("ROMEO:")
+    assert main(["generate", f"--model={RUNS}/base_debug", "--prompt=A, b", "--prompt=Nay",
+                 "--max_new_tokens=8", "--temperature=0"]) == 0
+    shown = capsys.readouterr().out
+    assert "--- 1/2" in shown and "\nA, b" in shown and "\nNay" in shown
+
+
+def test_load_from_python(story):
+    import jaxllm
+
+    model = jaxllm.load(f"{RUNS}/base_debug")
+    [completion] = model.generate("ROMEO:", max_new_tokens=4, temperature=0)
+    assert len(completion.token_ids) <= 4
+    [scores] = model.score("To be or not")
+    assert len(scores) == len(model.tokenizer.encode("To be or not")) - 1
+    assert (scores < 0).all()
+
+
+@pytest.mark.parametrize(("command", "message"), [
+    ("trian", "verb='trian' is unknown. Did you mean 'train'"),
+    ("train --confg=x --workdir=y", "--confg is no flag of this verb. Did you mean 'config'"),
+    ("train --config=configs/quikstart.py --workdir=y", "Did you mean 'configs/quickstart.py'"),
+    ("train --config=configs/quickstart.py:debgu --workdir=y", "Did you mean 'debug'"),
+    ("train --config=configs/quickstart.py", "--workdir is missing"),
+    ("train --config=configs/quickstart.py --workdir=y --config.train.stps=1",
+     "--config.train.stps is no known field. Did you mean 'steps'"),
+    ("train --config=configs/quickstart.py --workdir=y --config.train.steps=many",
+     "--config.train.steps=many"),
+    ("train --config=configs/quickstart.py --workdir=y --config.optimizer.schedule=cosin",
+     "Did you mean 'cosine'"),
+    ("train --config=configs/quickstart.py --workdir=y --config.data.mixture.shakespeare.path=no",
+     "no manifest.json"),
+    ("generate --model=nowhere --prompt=x", "there is no nowhere"),
+    ("generate --model=runs/quickstart/base_debug@3 --prompt=x", "Steps there: 10, 20"),
+    ("generate --model=runs/quickstart/base_debug --prompt=x --top_p=3", "top_p=3.0"),
+    ("generate --prompt=x", "--model is missing"),
+    ("eval --model=runs/quickstart/base_debug --data=data/shakespeare_char", "another tokenizer"),
+    ("report nowhere", "no run directory"),
+])
+def test_a_mistake_is_one_paragraph_and_exit_code_2(story, capsys, command, message):
+    assert main(command.split()) == 2
+    paragraph = capsys.readouterr().err.strip().splitlines()[-1]
+    assert paragraph.startswith("jaxllm: ") and message in paragraph
+    assert "Traceback" not in paragraph
+
+
+def train_command(story, workdir, *extra):
+    return [
+        sys.executable, "-m", "jaxllm", "train", "--config=configs/quickstart.py:debug",
+        f"--workdir={workdir}", "--config.train.log_every=1", *extra,
+    ]
+
+
+def test_sigterm_saves_and_exits_3_and_the_same_command_finishes(story):
+    folder, _ = story
+    environment = os.environ | {"XLA_FLAGS": ""}
+    command = train_command(story, "runs/stopped", "--config.train.steps=4000")
+    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
+    metrics = folder / "runs/stopped/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(read_metrics(metrics)) < 6:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 3, shown.decode()
+    assert "the state is saved" in shown.decode()
+    stopped = max(r["step"] for r in read_metrics(metrics))
+    command = train_command(story, "runs/stopped", f"--config.train.steps={stopped + 2}")
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=90)
+    assert result.returncode == 0, result.stderr.decode()
+    assert f"resuming runs/stopped at step {stopped:,}" in result.stderr.decode()
+    steps = [r["step"] for r in read_metrics(metrics) if r["split"] == "train"]
+    assert steps == list(range(1, stopped + 3))
+
+
+def test_help_is_quick_and_light():
+    code = (
+        "import sys; from jaxllm.cli.main import main; main(['--help']); "
+        "assert not {'jax', 'flax', 'grain', 'numpy'} & set(sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    for verb in ("prepare", "preview", "train", "eval", "generate", "report"):
+        assert f"\n  {verb}" in shown.stdout

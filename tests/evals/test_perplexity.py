@@ -1,0 +1,103 @@
+"""The evaluation against a plain loop over windows and tokens."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxllm.core.display import make_display
+from jaxllm.core.errors import UserError
+from jaxllm.core.rundir import RunDirectory, read_metrics
+from jaxllm.data.sources import TokenSource
+from jaxllm.evals.perplexity import comparison, evaluate_perplexity
+from jaxllm.models.load import find_model, load_params
+from jaxllm.nn.compute import make_compute
+from jaxllm.nn.module import bind
+from tests.train.conftest import TEXT, make_recipe, prepare_text
+from tests.train.test_loop import run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepare_text(tmp_path_factory.mktemp("corpus"), TEXT)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data):
+    recipe = make_recipe(data)
+    recipe.train.steps = 3
+    workdir = tmp_path_factory.mktemp("run") / "base"
+    run(recipe, workdir)
+    return workdir
+
+
+def plain_loss(workdir, data, length):
+    """Mean -log p of every target, a window and a token at a time, documents kept apart."""
+    model = load_params(find_model(str(workdir)), make_compute(), print)
+    source = TokenSource(str(data), "validation")
+    tokens, starts = source.slice(0, source.num_tokens)
+
+    @jax.jit
+    def log_probabilities(params, ids):
+        bound = bind(model.structure, params)
+        hidden = bound.hidden(ids[None], jnp.arange(length)[None])
+        return jax.nn.log_softmax(bound.logits(hidden)[0])
+
+    total, count = 0.0, 0
+    for begin in range(0, len(tokens) - 1, length):
+        end = min(begin + length, len(tokens) - 1)
+        cuts = [begin, *(i for i in range(begin + 1, end) if starts[i]), end]
+        for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+            row = np.zeros(length, np.int32)
+            row[: last - first] = tokens[first:last]
+            scores = np.asarray(log_probabilities(model.params, row), np.float64)
+            for i in range(first, last):
+                if not starts[i + 1]:
+                    total -= scores[i - first, tokens[i + 1]]
+                    count += 1
+    return total / count, count
+
+
+def test_equals_a_plain_loop_over_tokens(trained, data):
+    [(name, record)] = evaluate_perplexity(
+        [str(trained)], [str(data)], make_display(), batch_size=8
+    )
+    expected, count = plain_loss(trained, data, 32)
+    assert name == str(trained)
+    assert record["tokens"] == count
+    assert record["loss"] == pytest.approx(expected, rel=1e-6)
+    assert record["perplexity"] == pytest.approx(math.exp(expected), rel=1e-5)
+    source = TokenSource(str(data), "validation")
+    per_byte = source.num_tokens / source.num_bytes
+    assert record["bits_per_byte"] == pytest.approx(expected / math.log(2) * per_byte, rel=1e-5)
+
+
+def test_the_result_is_kept_once_in_the_run(trained, data):
+    for _ in range(2):
+        evaluate_perplexity([str(trained)], [str(data)], make_display(), batch_size=8, batches=1)
+    records = read_metrics(RunDirectory(str(trained)).metrics)
+    assert [r["split"] for r in records].count("eval/data") == 1
+
+
+def test_a_comparison_names_the_difference():
+    results = [
+        ("base", {"split": "eval/plays", "loss": 2.0}),
+        ("base", {"split": "eval/bank", "loss": 4.0}),
+        ("tuned", {"split": "eval/plays", "loss": 2.5}),
+        ("tuned", {"split": "eval/bank", "loss": 3.0}),
+    ]
+    columns, rows = comparison(results)
+    assert columns == ["data", "base", "tuned", "difference"]
+    assert rows == [["plays", 2.0, 2.5, "+0.5000"], ["bank", 4.0, 3.0, "-1.0000"]]
+
+
+def test_mistakes_are_named(trained, data, tmp_path):
+    other = prepare_text(tmp_path, TEXT, kind="char")
+    with pytest.raises(UserError, match="prepared with another tokenizer"):
+        evaluate_perplexity([str(trained)], [str(other)], make_display(), batch_size=8)
+    with pytest.raises(UserError, match="no checkpoint of step 7. Steps there: 3"):
+        evaluate_perplexity([f"{trained}@7"], [str(data)], make_display(), batch_size=8)
+    with pytest.raises(UserError, match="there is no"):
+        evaluate_perplexity([str(tmp_path / "run")], [str(data)], make_display(), batch_size=8)

@@ -1,0 +1,216 @@
+"""The Transformer against itself by other routes: token by token, packed, on eight devices.
+
+What it computes as such is compared with transformers in tests/parity.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxllm.nn.compute import make_compute
+from jaxllm.nn.module import bind
+
+FAMILIES = ("llama", "gpt2")
+LENGTH = 12
+
+
+@pytest.fixture(scope="module")
+def models(tiny, compute, build):
+    """(structure, params) by family."""
+    return {family: build(tiny[family], compute, seed=3) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def forward():
+    """Logits, jitted: `forward((structure, params), ids, positions, segments, key)`."""
+    @partial(jax.jit, static_argnums=0)
+    def run(structure, params, ids, positions, segments, key):
+        model = bind(structure, params)
+        return model.logits(model.hidden(ids, positions, segments, key))
+
+    def call(model, ids, positions=None, segments=None, key=None):
+        ids = jnp.asarray(ids)
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+        return run(*model, ids, positions, segments, key)
+
+    return call
+
+
+def tokens(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 48, shape).astype(np.int32)
+
+
+def changed(model, **fields):
+    return dataclasses.replace(model, **fields)
+
+
+@pytest.mark.parametrize("window", [0, 4])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoding_with_a_cache_equals_the_full_forward(
+    tiny, compute, build, forward, family, window
+):
+    """A prefill of five tokens, then one at a time; rows at different positions."""
+    config = tiny[family]
+    config = changed(config, attention=changed(config.attention, window=window))
+    structure, params = build(config, compute, seed=3)
+    ids = tokens(2, LENGTH)
+    expected = forward((structure, params), ids)
+
+    @jax.jit
+    def step(params, cache, ids, positions):
+        model = bind(structure, params)
+        hidden, cache = model.decode(ids, positions, cache)
+        return model.logits(hidden), cache
+
+    cache = bind(structure, params).empty_cache(2, LENGTH + 3)
+    assert cache.keys.shape == (2, 2, LENGTH + 3, config.attention.kv_heads,
+                                config.attention.head_dim)
+    positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), ids.shape)
+    logits, cache = step(params, cache, ids[:, :5], positions[:, :5])
+    found = [logits]
+    for t in range(5, LENGTH):
+        logits, cache = step(params, cache, ids[:, t:t + 1], positions[:, t:t + 1])
+        found.append(logits)
+    np.testing.assert_allclose(jnp.concatenate(found, 1), expected, atol=1e-5)
+
+
+def test_cache_rows_advance_on_their_own(models, forward):
+    """Row 0 is two tokens ahead of row 1, as prompts of unequal length are."""
+    structure, params = models["llama"]
+    ids = tokens(2, 8)
+    expected = forward(models["llama"], ids)
+    model = bind(structure, params)
+    cache = model.empty_cache(2, 8)
+    positions = np.broadcast_to(np.arange(6, dtype=np.int32), (2, 6))
+    _, cache = model.decode(ids[:, :6], positions, cache)  # row 1: the last two are padding
+    place = np.array([[6], [4]], np.int32)
+    hidden, _ = model.decode(np.take_along_axis(ids, place, 1), place, cache)
+    np.testing.assert_allclose(
+        model.logits(hidden)[:, 0], expected[np.arange(2), place[:, 0]], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_documents_equal_the_documents_alone(models, forward, family):
+    lengths = (5, 4, 2)
+    documents = [tokens(1, n, seed=n) for n in lengths]
+    padding = LENGTH - sum(lengths)
+    ids = np.concatenate([*documents, np.zeros((1, padding), np.int32)], 1)
+    positions = np.concatenate([np.arange(n) for n in (*lengths, padding)])[None].astype(np.int32)
+    segments = np.repeat([1, 2, 3, 0], [*lengths, padding])[None].astype(np.int32)
+    packed = forward(models[family], ids, positions, segments)
+    start = 0
+    for document in documents:
+        stop = start + document.shape[1]
+        alone = forward(models[family], document)
+        np.testing.assert_allclose(packed[:, start:stop], alone, atol=1e-5)
+        start = stop
+    assert bool(jnp.isfinite(packed).all())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_token_sees_what_follows(models, forward, family):
+    ids = tokens(1, LENGTH)
+    other = ids.copy()
+    other[0, 7] = (other[0, 7] + 1) % 48
+    before, after = forward(models[family], ids), forward(models[family], other)
+    np.testing.assert_array_equal(before[:, :7], after[:, :7])
+    assert float(jnp.abs(before[:, 7:] - after[:, 7:]).min(-1).max()) > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_positions_matter_as_they_should(models, forward, family):
+    """Learned positions are absolute; RoPE sees distances only."""
+    ids = tokens(1, LENGTH)
+    positions = np.arange(LENGTH, dtype=np.int32)[None]
+    here, there = (forward(models[family], ids, positions + shift) for shift in (0, 9))
+    difference = float(jnp.abs(here - there).max())
+    assert difference < 1e-4 if family == "llama" else difference > 1e-2
+
+
+def test_learned_positions_are_added(models, forward):
+    structure, params = models["gpt2"]
+    assert params["positions"]["embedding"].shape == (24, 32)
+    ids = tokens(1, 4)
+    table, rows = params["embedding"]["embedding"], params["positions"]["embedding"]
+    moved = {**params, "positions": {"embedding": jnp.zeros_like(rows)},
+             "embedding": {"embedding": table.at[ids[0]].set(table[ids[0]] + rows[:4])}}
+    head = lambda p: bind(structure, p).hidden(ids, jnp.arange(4)[None])  # noqa: E731
+    np.testing.assert_allclose(head(moved), head(params), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tied_and_untied_heads(tiny, compute, build, forward, models, family):
+    config = tiny[family]
+    other = changed(config, tied=not config.tied)
+    structure, params = build(other, compute)
+    assert ("head" in params) == (not other.tied)
+    tied = (structure, params) if other.tied else models[family]
+    untied = models[family] if other.tied else (structure, params)
+    with_head = {**tied[1], "head": {"kernel": tied[1]["embedding"]["embedding"].T}}
+    ids = tokens(2, 5)
+    np.testing.assert_allclose(
+        forward((untied[0], with_head), ids), forward(tied, ids), atol=1e-6
+    )
+
+
+def test_logit_softcap_bounds(tiny, compute, build, forward, models):
+    config = changed(tiny["llama"], logit_softcap=0.05)
+    structure, params = build(config, compute, seed=3)
+    ids = tokens(2, 5)
+    expected = 0.05 * np.tanh(np.asarray(forward(models["llama"], ids)) / 0.05)
+    np.testing.assert_allclose(forward((structure, params), ids), expected, atol=1e-6)
+
+
+def test_dropout_follows_its_key_and_differs_by_layer(tiny, compute, build, forward):
+    config = changed(tiny["gpt2"], dropout=0.5,
+                     attention=changed(tiny["gpt2"].attention, dropout=0.5))
+    model = build(config, compute)
+    ids = tokens(1, 6)
+    a, b = jax.random.key(1), jax.random.key(2)
+    same = [forward(model, ids, key=a) for _ in range(2)]
+    np.testing.assert_array_equal(*same)
+    assert float(jnp.abs(forward(model, ids, key=b) - same[0]).max()) > 1e-3
+    structure, params = model
+    hidden = bind(structure, params).hidden(
+        ids, jnp.arange(6)[None], key=a, every_layer=True
+    )
+    assert 0.3 < float(jnp.mean(hidden[0] == 0)) < 0.7  # the embedding's own mask
+
+
+def test_every_layer_ends_in_the_hidden_states(models):
+    structure, params = models["llama"]
+    model, ids = bind(structure, params), tokens(2, 5)
+    positions = jnp.broadcast_to(jnp.arange(5), (2, 5))
+    residual = model.hidden(ids, positions, every_layer=True)
+    assert residual.shape == (3, 2, 5, 32)
+    np.testing.assert_allclose(residual[0], params["embedding"]["embedding"][ids])
+    np.testing.assert_allclose(
+        model.norm(residual[-1]), model.hidden(ids, positions), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("mesh", [
+    {"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 4, "context": 2}, {"stage": 2, "tensor": 2,
+                                                                     "data": 2},
+])
+def test_eight_devices_equal_one(tiny, build, forward, models, sharding_of, mesh):
+    sharding = sharding_of(**mesh)
+    structure, params = build(tiny["llama"], make_compute(sharding), seed=3)
+    jax.tree.map(np.testing.assert_array_equal, params, models["llama"][1])
+    ids = tokens(4, LENGTH)
+    found = forward((structure, params), ids)
+    np.testing.assert_allclose(found, forward(models["llama"], ids), atol=1e-5)
+
+
+def test_bfloat16_stays_close(tiny, build, forward, models):
+    structure, params = build(tiny["llama"], make_compute(dtype="bfloat16"), seed=3)
+    ids = tokens(2, LENGTH)
+    logits = forward((structure, params), ids)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, forward(models["llama"], ids), atol=0.05)

@@ -1,0 +1,141 @@
+"""Every recipe is exactly what its golden file says, and every field is read by something.
+
+A field that nothing reads is a promise that the program does not keep; it is found by looking for
+its name as an attribute anywhere outside the class that declares it.
+"""
+
+import ast
+import dataclasses
+import importlib.util
+import typing
+from pathlib import Path
+
+import pytest
+
+from jaxllm.core.config import MeshConfig, difference
+from jaxllm.core.errors import UserError
+from jaxllm.core.mesh import MESH_AXES
+from jaxllm.data.prepare import config as prepare
+from jaxllm.train import config as train
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted(
+    file.relative_to(ROOT / "configs").with_suffix("").as_posix()
+    for file in (ROOT / "configs").rglob("*.py")
+)
+
+
+def sections(cls):
+    """`cls` and every section below it."""
+    yield cls
+    for hint in typing.get_type_hints(cls).values():
+        for inner in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(inner):
+                yield from sections(inner)
+
+
+FIELDS = sorted({
+    (cls.__name__, field.name)
+    for root in (train.Config, prepare.PrepareConfig)
+    for cls in sections(root) if cls is not MeshConfig  # see test_every_mesh_axis_is_a_field
+    for field in dataclasses.fields(cls)
+})
+
+
+@pytest.fixture(scope="module")
+def attributes():
+    """Names read as attributes anywhere in the package."""
+    return {
+        node.attr
+        for file in (ROOT / "jaxllm").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+
+
+def test_every_field_is_read(attributes):
+    unread = [f"{cls}.{name}" for cls, name in FIELDS if name not in attributes]
+    assert unread == []
+
+
+def test_every_mesh_axis_is_a_field():
+    """make_mesh reads the axes by name."""
+    assert {field.name for field in dataclasses.fields(MeshConfig)} == set(MESH_AXES)
+
+
+def load(recipe):
+    file = ROOT / "configs" / f"{recipe}.py"
+    spec = importlib.util.spec_from_file_location(recipe.replace("/", "_"), file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config
+
+
+def variants(recipe):
+    """"" and the names that the recipe gives to check_variant."""
+    tree = ast.parse((ROOT / "configs" / f"{recipe}.py").read_text())
+    calls = [
+        node for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check_variant"
+    ]
+    assert len(calls) == 1, f"{recipe} must call check_variant once"
+    return ["", *ast.literal_eval(calls[0].args[1])]
+
+
+def package(recipe):
+    return prepare if recipe.startswith("data/") else train
+
+
+CASES = [(recipe, variant) for recipe in RECIPES for variant in variants(recipe)]
+
+
+@pytest.mark.parametrize(("recipe", "variant"), CASES)
+def test_recipe_resolves_and_is_golden(recipe, variant, golden):
+    config = load(recipe)(variant)
+    if recipe == "data/text" and not variant:
+        config.input.paths = ("corpus.txt",)  # the one thing that the user must name
+    package(recipe).resolve_config(config)
+    name = recipe.replace("/", "_") + (f".{variant}" if variant else "")
+    golden(f"configs/{name}", difference(config, package(recipe).default_config()))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_has_a_docstring_and_refuses_an_unknown_variant(recipe):
+    assert ast.get_docstring(ast.parse((ROOT / "configs" / f"{recipe}.py").read_text()))
+    with pytest.raises(UserError, match=r"no variant 'debgu'.*'debug'"):
+        load(recipe)("debgu")
+    assert "debug" in variants(recipe)
+
+
+def test_no_golden_file_is_left_over():
+    known = {
+        recipe.replace("/", "_") + (f".{variant}" if variant else "") for recipe, variant in CASES
+    }
+    found = {file.stem for file in (ROOT / "tests" / "golden" / "configs").glob("*.json")}
+    assert found == known
+
+
+@pytest.mark.parametrize("package", [train, prepare])
+def test_defaults_differ_from_themselves_in_nothing(package):
+    assert difference(package.default_config(), package.default_config()) == {}
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"train.steps": 0}, r"train\.steps=0 must be at least 1"),
+    ({"train.eval_every": -1}, r"train\.eval_every=-1 must not be negative"),
+    ({"checkpoint.keep": 0}, r"checkpoint\.keep=0"),
+    ({"train.grad_accumulation": 3}, r"global_batch_size=8 is no multiple of .*=3"),
+    ({"model.preset": "gpt3"}, r"model\.preset='gpt3' is unknown.*'gpt2'"),
+    ({"model.preset": "gpt2", "data.sequence_length": 2048}, r"longer than the model's 1024"),
+    ({"model.attention.heads": 3, "model.attention.kv_heads": 2}, r"heads=3 must be a multiple"),
+    ({"model.width": 100}, r"model\.width=100 is no multiple of .*heads=8: use a width of 96"),
+    ({"model.attention.head_dim": 9}, r"even model\.attention\.head_dim, not 9"),
+    ({"model.family": "lama"}, r"model\.family='lama' is unknown.*'llama'"),
+    ({"model.layers": 0}, r"model\.layers=0 must be at least 1"),
+    ({"model.positions.kind": "rop"}, r"model\.positions\.kind='rop' .*'rope'"),
+])
+def test_contradictions_are_refused(change, message):
+    config = train.default_config()
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=message):
+        train.resolve_config(config)
