@@ -29,6 +29,7 @@ def get_config(variant: str = ""):
     config.data.mixture.shakespeare = to_config_dict(SourceConfig("data/shakespeare_char"))
     config.data.sequence_length = 64
     config.data.global_batch_size = 12
+    config.data.block_cross_document_attention = False  # the plays are one document
     config.optimizer.learning_rate = 1e-3
     config.optimizer.final_fraction = 0.1
     config.optimizer.warmup_steps = 100

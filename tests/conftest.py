@@ -21,6 +21,11 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.addinivalue_line(  # Orbax drops its coroutines when it meets a damaged checkpoint
+        "filterwarnings",
+        "ignore:Exception ignored in. <coroutine object _read_array:"
+        "pytest.PytestUnraisableExceptionWarning",
+    )
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
     os.environ["JAXLLM_CACHE"] = str(config.cache.mkdir("jaxllm"))

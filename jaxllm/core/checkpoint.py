@@ -23,6 +23,8 @@ from jaxllm.core.paths import path, unwritable
 Meta = dict[str, Any]
 managers = ocp.checkpoint_managers
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of every save without a loss
+# A damaged checkpoint leaves Orbax's futures unread; asyncio would print each of them at exit.
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:

@@ -22,5 +22,8 @@ class DataConfig:
     objective: str = "causal"  # a file of data/objectives
     mixture: dict[str, SourceConfig] = field(default_factory=dict)  # by a name of your choice
     shuffle: bool = True  # anew every epoch
+    # False lets attention see the documents before in a row, as GPT-2 and nanoGPT do: then no mask
+    # is needed but the causal one, which kernels know how to skip.
+    block_cross_document_attention: bool = True
     workers: int = 0  # processes that load data; 0: a thread of this one
     prefetch: int = 2  # batches kept ready, per worker

@@ -18,7 +18,7 @@ from absl import flags
 
 from jaxllm.core.errors import UserError
 from jaxllm.data import mixture
-from jaxllm.data.batch import Batch, stack
+from jaxllm.data.batch import Batch, join_documents, stack
 from jaxllm.data.config import DataConfig
 from jaxllm.data.objectives import find_objective
 from jaxllm.data.sources import TokenSource
@@ -65,6 +65,7 @@ class TrainingData:
             "tokenizer": self.tokenizer_hash, "seed": self.seed, "shuffle": config.shuffle,
             "sequence_length": config.sequence_length, "objective": config.objective,
             "global_batch_size": config.global_batch_size,
+            "block_cross_document_attention": config.block_cross_document_attention,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -79,7 +80,8 @@ class TrainingData:
     def batch_rows(self, step: int, rows: Sequence[int] | np.ndarray) -> Batch:
         """The given rows of the global batch of step `step` (the first is 0), [len(rows), T]."""
         first = step * self.config.global_batch_size
-        return stack([self._examples[first + int(row)] for row in rows])
+        batch = stack([self._examples[first + int(row)] for row in rows])
+        return batch if self.config.block_cross_document_attention else join_documents(batch)
 
     def iterate(self, start_step: int, rows: Sequence[int] | np.ndarray) -> Iterator[Batch]:
         """`batch_rows` of start_step, start_step + 1, …, made ahead of time by `data.workers`
@@ -117,13 +119,17 @@ class _Rows:
 class ValidationData:
     """The validation split of a prepared folder, each token a target once (but the very first)."""
 
-    def __init__(self, folder: str, sequence_length: int, objective: str):
+    def __init__(
+        self, folder: str, sequence_length: int, objective: str,
+        block_cross_document_attention: bool = True,
+    ):
         """Opens the split.
 
         Raises:
           UserError: no prepared data there, or fewer than two tokens.
         """
         self.source = TokenSource(folder, "validation")
+        self._blocks = block_cross_document_attention
         self._sequence_length = sequence_length
         self._objective = find_objective(objective)
         self._raw_length = self._objective.raw_length(sequence_length)
@@ -158,4 +164,5 @@ class ValidationData:
         for start in starts[:limit] if limit else starts:
             rows = [self.example(i) for i in range(start, min(start + batch_size, len(self)))]
             padding = Batch(*(x if x is None else np.zeros_like(x) for x in rows[0]))
-            yield stack(rows + [padding] * (batch_size - len(rows)))
+            batch = stack(rows + [padding] * (batch_size - len(rows)))
+            yield batch if self._blocks else join_documents(batch)

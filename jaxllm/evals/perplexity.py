@@ -42,7 +42,7 @@ def evaluate_perplexity(
         own = resolve(DataConfig, config["data"], "data")
         tokenizer = tokenizers.load(saved.run.tokenizer)
         splits = [
-            _validation(folder, tokenizer, sequence_length or own.sequence_length, name)
+            _validation(folder, tokenizer, sequence_length or own.sequence_length, own, name)
             for folder in data
         ]
         with display.phase(f"reading {name}"):
@@ -80,8 +80,12 @@ def comparison(results: Sequence[tuple[str, Record]], field: str = "loss") -> tu
     return columns, rows
 
 
-def _validation(folder: str, tokenizer, sequence_length: int, model: str) -> ValidationData:
-    split = ValidationData(folder, sequence_length, "causal")
+def _validation(
+    folder: str, tokenizer: tokenizers.Tokenizer, sequence_length: int, own: DataConfig, model: str
+) -> ValidationData:
+    split = ValidationData(
+        folder, sequence_length, own.objective, own.block_cross_document_attention
+    )
     theirs = tokenizers.load(split.source.folder / "tokenizer")
     if theirs.hash != tokenizer.hash:
         raise UserError(

@@ -91,7 +91,10 @@ class Run:
             config.train.loss_chunk,
         )
         self.validation = {
-            name: ValidationData(source.path, config.data.sequence_length, config.data.objective)
+            name: ValidationData(
+                source.path, config.data.sequence_length, config.data.objective,
+                config.data.block_cross_document_attention,
+            )
             for name, source in config.data.mixture.items()
         }
         # Written last: a mistake above leaves no folder behind.
@@ -132,7 +135,9 @@ class Run:
                 self._loop(state, start, step_fn, batches, recorder, interrupt)
             except NonFinite as stop:
                 self._report_nonfinite(stop.step)
-            self.checkpoints.wait()
+            with self.clock.phase("checkpoint"), self.display.phase("checkpoint"):
+                self.checkpoints.wait()
+            recorder.write_times(steps)
         return list(self.last.values())
 
     def close(self) -> None:

@@ -97,9 +97,12 @@ class Recorder:
         """Starts a new timing window, after an evaluation or a checkpoint."""
         self._window = self._snapshot(step)
 
-    def write(self, record: dict[str, Any]) -> None:
-        """Writes a record of another kind."""
-        self._writer.write(record)
+    def write_times(self, step: int) -> None:
+        """Writes where the time of this process went so far."""
+        seconds = {f"{k}_seconds": round(v, 3) for k, v in self._clock.read().items()}
+        self._writer.write(
+            {"step": step, "split": "time", "process": self._writer.process, **seconds}
+        )
 
     def _read(self, step: int, metrics: dict[str, jax.Array]) -> None:
         with self._clock.phase("step"):
@@ -111,10 +114,7 @@ class Recorder:
         if logs:
             record = self._record(step, values)
             self._writer.write(record)
-            seconds = {f"{k}_seconds": round(v, 3) for k, v in self._clock.read().items()}
-            self._writer.write(
-                {"step": step, "split": "time", "process": self._writer.process, **seconds}
-            )
+            self.write_times(step)
             shown = ("loss", "grad_norm", "learning_rate", "tokens_per_second", "mfu")
             self._display.update(step, {name: record[name] for name in shown})
             self._window = self._snapshot(step)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.batch import Batch
+from jaxllm.data.batch import Batch, join_documents
 from jaxllm.data.config import DataConfig, SourceConfig
 from jaxllm.data.loader import TrainingData, ValidationData
 from jaxllm.data.windows import Windows
@@ -190,3 +190,14 @@ def test_worker_processes_give_the_same_batches(corpora, whole, tmp_path):
     found = pickle.loads((tmp_path / "out").read_bytes())
     for step, batch in enumerate(found, 5):
         assert_equal(Batch(*batch), Batch(*(x if x is None else x[2:6] for x in whole[step])))
+
+
+def test_joined_documents_keep_tokens_and_targets():
+    """Without document blocks a batch is the same but for segments and positions."""
+    rows = [np.arange(12, dtype=np.int32).reshape(2, 6) for _ in range(5)]
+    batch = Batch(rows[0], rows[1], rows[2].astype(np.float32), rows[3] % 3, rows[4])
+    joined = join_documents(batch)
+    assert joined.segment_ids is None
+    np.testing.assert_array_equal(joined.positions, [range(6), range(6)])
+    for name in ("inputs", "targets", "weights"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(batch, name))

@@ -180,8 +180,12 @@ def test_choose(compute):
 
     assert chosen("auto") == "xla" == chosen("xla")
     assert chosen("splash", Places(query_index_BT=jnp.zeros((1, 100)))) == "xla"
-    with pytest.raises(UserError, match=r"train\.attention='splash' cannot .*128, not 100.*auto"):
+    with pytest.raises(UserError, match=r"'splash' cannot .*runs on a TPU.*this is a CPU.*'auto'"):
         chosen("splash")
+    with pytest.raises(UserError, match=r"'cudnn' cannot .*runs on a GPU"):
+        chosen("cudnn")
+    with pytest.raises(UserError, match=r"cannot run this model.*128, not 100.*Use 'auto'"):
+        chosen("splash_interpret")
     with pytest.raises(UserError, match=r"train\.attention='spalsh' is unknown.*'splash'"):
         chosen("spalsh")
 

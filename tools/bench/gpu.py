@@ -1,4 +1,4 @@
-"""One NVIDIA H200 or H100: our training step beside torch's, in one call of under 8 minutes.
+r"""One NVIDIA H200 or H100: our training step beside torch's, in one call of under 8 minutes.
 
   python3 tools/bench/gpu.py                            # all parts, the most important first
   python3 tools/bench/gpu.py --parts=ceiling,jaxllm_1b  # some
@@ -11,15 +11,17 @@ documents; loss chunk sizes; the 1B step on packed rows; nanoGPT's GPU character
 is its own process, so that memory is clean and a crash loses one part; one that runs out of memory
 is tried again smaller. Results are printed as they come and kept in $OUT/gpu.json.
 
-The lent GPU machine (Python 3.12, jax 0.11.2, torch, transformers, flax, optax, orbax-checkpoint,
-etils and absl-py installed) lacks ml-collections, which every part of ours imports, and grain,
-array-record, portpicker and tensorboardX, which the character recipe needs. Carry wheels of these:
+The lent GPU machine (Python 3.12, jax 0.11.2, torch and transformers installed) lacks
+ml-collections, which all of ours imports, and grain, array-record, portpicker and tensorboardX,
+which `jaxllm train` needs; its flax, optax and orbax-checkpoint may be of other versions than
+constraints.txt. Carry wheels of all eight (7 MB; what they need in turn is there):
 
   echo /.whl/ >> .git/info/exclude
   python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
     --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
     --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-    -d .whl ml-collections==1.1.0 grain==0.2.18 array-record==0.8.6 portpicker tensorboardX==2.6.5
+    -d .whl ml-collections==1.1.0 grain==0.2.18 array-record==0.8.6 portpicker==1.6.0 \
+    tensorboardX==2.6.5 flax==0.12.12 optax==0.2.8 orbax-checkpoint==0.12.8
 
 and run there, with `.whl` in `carry`:
 
@@ -193,7 +195,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=0, help="of the 8B stack; 0: by memory")
     parser.add_argument("--remat", default="none", help="train.remat")
     parser.add_argument("--unroll", type=int, default=1, help="train.unroll")
-    parser.add_argument("--loss_tokens", type=int, default=4096,
+    parser.add_argument("--loss_tokens", type=int, default=0,
                         help="tokens per loss chunk; 0: what the trainer chooses")
     parser.add_argument("--debug", action="store_true", help="tiny sizes on a CPU")
     arguments = parser.parse_args()

@@ -135,7 +135,8 @@ class Bench:
             yield True
 
     def _start(self, name: str) -> subprocess.Popen:
-        self.resumes += name == "killed" and bool(self._checkpoints())
+        complete = any(entry.isdigit() for entry in self._checkpoints())
+        self.resumes += name == "killed" and complete
         return subprocess.Popen(
             (*self._command, f"--workdir={self.folder / name}"), cwd=measure.ROOT, text=True,
             env=measure.environment(JAXLLM_CACHE=str(self.folder / "cache")),

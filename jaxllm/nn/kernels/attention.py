@@ -77,13 +77,13 @@ def choose(compute: Compute, pattern: Pattern, places: Places, q, k, key) -> str
         raise unknown("train.attention", asked, ("auto", "xla", "cudnn", "splash"))
     if asked == "xla" or places.query_index_BT is not None:
         return "xla"  # a key/value cache: keys stand elsewhere than queries
-    platform = compute.sharding.mesh.devices.flat[0].platform
+    platform = compute.sharding.mesh.devices.flat[0].platform.replace("cuda", "gpu")
     if asked == "auto":
-        best = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(platform, "xla")
+        best = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla")
         return "xla" if refusal(best, pattern, q, k, key, compute) else best
     home = {"splash": "tpu", "cudnn": "gpu"}.get(asked, platform)
     reason = f"it runs on a {home.upper()}, and this is a {platform.upper()}"
-    if platform in (home, "cuda"):
+    if platform == home:
         reason = refusal(asked, pattern, q, k, key, compute)
     if reason:
         raise UserError(f"train.attention={asked!r} cannot run this model: {reason}. Use 'auto'.")
