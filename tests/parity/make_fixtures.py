@@ -1,6 +1,6 @@
 """Makes the parity fixtures from transformers and torch.
 
-`cd tests && PYTHONPATH=.. python -m parity.make_fixtures` writes them anew.
+`python -m tests.parity.make_fixtures` in the project's root writes them anew.
 The models are tiny and random, norms and biases included, so that nothing is hidden by a one or a
 zero.
 """

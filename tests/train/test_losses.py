@@ -33,7 +33,7 @@ def example():
     return hidden, kernel, targets, weights
 
 
-@pytest.mark.parametrize("chunk", [0, 1, 3, 5, 10, 64])
+@pytest.mark.parametrize("chunk", [0, 3, 10])
 @pytest.mark.parametrize("extra", [
     {}, {"z_loss": 1e-2}, {"label_smoothing": 0.1}, {"logit_softcap": 3.0},
     {"z_loss": 1e-2, "label_smoothing": 0.1, "logit_softcap": 3.0},
@@ -102,4 +102,4 @@ def test_chunk_size_follows_the_vocabulary():
     assert chunk_size(LossOptions(), compute, 2, 64, 65) == 64
     assert chunk_size(LossOptions(chunk=8), compute, 2, 64, 65) == 8
     size = chunk_size(LossOptions(), compute, 8, 4096, 128_256)
-    assert 1 <= size and 4 * 8 * size * 128_256 <= 2 * 16 * 2**20
+    assert size >= 1 and 4 * 8 * size * 128_256 <= 2 * 16 * 2**20
