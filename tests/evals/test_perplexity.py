@@ -1,6 +1,7 @@
 """The evaluation against a plain loop over windows and tokens."""
 
 import math
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def plain_loss(workdir, data, length):
     for begin in range(0, len(tokens) - 1, length):
         end = min(begin + length, len(tokens) - 1)
         cuts = [begin, *(i for i in range(begin + 1, end) if starts[i]), end]
-        for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+        for first, last in pairwise(cuts):
             row = np.zeros(length, np.int32)
             row[: last - first] = tokens[first:last]
             scores = np.asarray(log_probabilities(model.params, row), np.float64)
@@ -97,7 +98,7 @@ def test_mistakes_are_named(trained, data, tmp_path):
     other = prepare_text(tmp_path, TEXT, kind="char")
     with pytest.raises(UserError, match="prepared with another tokenizer"):
         evaluate_perplexity([str(trained)], [str(other)], make_display(), batch_size=8)
-    with pytest.raises(UserError, match="no checkpoint of step 7. Steps there: 3"):
+    with pytest.raises(UserError, match=r"no checkpoint of step 7\. Steps there: 3"):
         evaluate_perplexity([f"{trained}@7"], [str(data)], make_display(), batch_size=8)
     with pytest.raises(UserError, match="there is no"):
         evaluate_perplexity([str(tmp_path / "run")], [str(data)], make_display(), batch_size=8)

@@ -184,7 +184,7 @@ def test_another_tokenizer_is_refused(finished, module_recipe, tmp_path):
     with pytest.raises(UserError, match="another tokenizer than the one the data was prepared"):
         run(recipe, tmp_path / "run")
     recipe = changed(module_recipe, data__mixture__text__path=str(other))
-    with pytest.raises(UserError, match="trained with another tokenizer|has another model"):
+    with pytest.raises(UserError, match=r"trained with another tokenizer|has another model"):
         run(recipe, finished[0])
     recipe.train.init_from = str(finished[0])
     recipe.model.preset = None

@@ -1,7 +1,7 @@
 """Compiles the real training step for chips that are not here, and prints what it needs.
 
 Needs the `tpu` extra, no TPU:
-  python tools/bench/compile_ahead.py --topology=v6e:2x2 --preset=llama3.2_1b --batch=4 --length=4096
+  python tools/bench/compile_ahead.py --topology=v6e:2x2 --preset=llama3.2_1b --batch=4
 
 Prints seconds to lower and compile, bytes per device by kind from the compiler's memory analysis,
 and the attention kernel and collectives found in the compiled program. Nothing is executed: these
@@ -77,7 +77,8 @@ def main() -> None:
     text = compiled.as_text()
     found = Counter(re.findall(rf" ({'|'.join(COLLECTIVES)})(?:-start)?\(", text))
     print(f"collectives in the program: {dict(found)}")
-    print(f"splash attention kernels: {len(re.findall('custom_call_target=.tpu_custom_call', text))}")
+    kernels = re.findall("custom_call_target=.tpu_custom_call", text)
+    print(f"splash attention kernels: {len(kernels)}")
 
 
 def arguments() -> argparse.Namespace:

@@ -64,5 +64,6 @@ def _kernel(length: int, group: int, pattern, interpret: bool):
         mask=masks.MultiHeadMask([mask] * group),
         block_sizes=kernels.BlockSizes(**dict.fromkeys(names, block)),
         attn_logits_soft_cap=pattern.softcap or None,
+        residual_checkpoint_name="attention",  # remat policies save these, not only the output
         interpret=interpret,
     )
