@@ -8,8 +8,13 @@ before it is used.
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import hashlib
+import json
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -68,6 +73,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: Meta, validation_loss: float | None) -> None:
         """Starts writing the state; returns when the devices' memory may be reused."""
         meta = {**meta, "step": step, "checksums": checksums(state)}
+        meta["seal"] = _seal(meta)
         metrics = None if validation_loss is None else {"loss": validation_loss}
         try:
             self._manager.save(
@@ -103,11 +109,15 @@ class Checkpoints:
         if not (folder / "_CHECKPOINT_METADATA").exists() or not (folder / "state").exists():
             raise Damaged(step, "it was never completed")
         try:
-            return self._manager.restore(
+            meta = self._manager.restore(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
             )["meta"]
+            sealed = meta["seal"] == _seal(meta)
         except Exception as error:  # whatever a damaged file makes a JSON reader raise
-            raise Damaged(step, _first_line(error)) from error
+            raise Damaged(step, f"its meta item cannot be read ({_first_line(error)})") from error
+        if not sealed:
+            raise Damaged(step, "its meta item differs from what was saved")
+        return meta
 
     def restore(self, step: int, target: Any) -> Any:
         """The state of `step` with the shapes and shardings of `target` (ShapeDtypeStructs).
@@ -118,16 +128,18 @@ class Checkpoints:
           Damaged: files are missing, unreadable, or do not match the checksums saved with them.
         """
         meta = self.read_meta(step)
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(state=ocp.args.PyTreeRestore(
-                    target, partial_restore=True,
-                    restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-                )),
-            )["state"]
-        except Exception as error:  # whatever damaged bytes make the storage layer raise
-            raise Damaged(step, _first_line(error)) from error
+        arguments = ocp.args.PyTreeRestore(
+            target, partial_restore=True,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        )
+        with _abandoned_reads_unheard():
+            try:
+                restored = self._manager.restore(
+                    step, args=ocp.args.Composite(state=arguments)
+                )["state"]
+            except Exception as error:  # whatever damaged bytes make the storage layer raise
+                reason = f"its arrays cannot be read ({_first_line(error)})"
+                raise Damaged(step, reason) from None
         found = checksums(restored)
         wrong = [name for name, value in found.items() if meta["checksums"].get(name) != value]
         if wrong:
@@ -187,6 +199,23 @@ class Damaged(Exception):
 
     def __init__(self, step: int, reason: str):
         super().__init__(f"The checkpoint of step {step} is damaged: {reason}.")
+
+
+@contextlib.contextmanager
+def _abandoned_reads_unheard() -> Iterator[None]:
+    """Keeps Python from printing a page for each read that Orbax gives up after the first fails."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
+
+
+def _seal(meta: Meta) -> str:
+    """A hash of everything else in the meta item."""
+    content = {name: value for name, value in meta.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _on_any_host(flag: bool) -> bool:
