@@ -7,6 +7,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 
 import jaxllm
 from jaxllm.core import devices
-from jaxllm.core.checkpoint import Checkpoints, Meta
+from jaxllm.core.checkpoint import Checkpoints
 from jaxllm.core.config import to_dict
 from jaxllm.core.display import Display
 from jaxllm.core.errors import Interrupted, UserError
@@ -25,16 +26,16 @@ from jaxllm.data import tokenizers
 from jaxllm.data.batch import Batch
 from jaxllm.data.loader import TrainingData, ValidationData
 from jaxllm.models.flops import train_flops_per_token
-from jaxllm.models.load import Model, find_model, load_params
+from jaxllm.models.load import Model
 from jaxllm.models.parameters import param_count
 from jaxllm.nn.compute import make_compute
-from jaxllm.nn.module import Params
 from jaxllm.train.config import Config
 from jaxllm.train.evaluate import validation_record
 from jaxllm.train.feed import batch_shapes, local_rows, place
 from jaxllm.train.interrupt import Interrupt
 from jaxllm.train.losses import LossOptions
 from jaxllm.train.nonfinite import explain, keep_batch
+from jaxllm.train.origin import check_fits, initial_params
 from jaxllm.train.recorder import Clock, NonFinite, Recorder
 from jaxllm.train.state import Setup, TrainState, init_state, make_setup
 from jaxllm.train.step import jit_eval_step, jit_train_step, step_key
@@ -182,7 +183,8 @@ class Run:
         )
         with self.clock.phase("checkpoint"), self.display.phase("checkpoint"):
             found = self.checkpoints.restore_newest(
-                target._asdict(), self.display.warn, self._accept
+                target._asdict(), self.display.warn,
+                partial(check_fits, self.setup, self.config, self.data, self.directory),
             )
         if found:
             state, meta = TrainState(**found[0]), found[1]
@@ -190,68 +192,11 @@ class Run:
             return state, meta["tokens"]
         params = None
         if self.config.train.init_from:
-            params = self._initial_params(self.config.train.init_from)
+            params = initial_params(
+                self.config.train.init_from, self.setup, self.tokenizer.hash, self.display
+            )
         with self.clock.phase("compile"), self.display.phase("compiling"):
             return init_state(self.setup, self.config.seed, params), 0
-
-    def _initial_params(self, name: str) -> Params:
-        """The parameters of the model that the run starts from, checked against ours."""
-        saved = find_model(name)
-        theirs = tokenizers.load(saved.run.tokenizer)
-        if theirs.hash != self.tokenizer.hash:
-            raise UserError(
-                f"train.init_from={name!r} was trained with another tokenizer than the data: its "
-                f"embeddings would mean other tokens. Prepare the data with "
-                f"--config.tokenizer.path={saved.run.tokenizer}."
-            )
-        model = load_params(saved, self.setup.compute, self.display.warn)
-        shapes = _shapes(model.params)
-        changed = [
-            f"{name} has shape {shapes.get(name)} there and {shape} here"
-            for name, shape in _shapes(self.setup.shapes.params).items()
-            if shapes.get(name) != shape
-        ]
-        if changed or len(shapes) != len(_shapes(self.setup.shapes.params)):
-            raise UserError(
-                f"train.init_from={name!r} does not fit the model: "
-                f"{'; '.join(changed[:3]) or 'it has more parameters'}. Leave the sizes in `model` "
-                "unset, so that they follow from it."
-            )
-        self.display.message(f"starting from {saved.name} (step {model.step:,})")
-        return model.params
-
-    def _accept(self, meta: Meta) -> None:
-        """Refuses a checkpoint of another model or of other data."""
-        ours, theirs = to_dict(self.setup.model), meta["model"]
-        changed = _changes(theirs, json.loads(json.dumps(ours)), "model")
-        if changed:
-            raise UserError(
-                f"The checkpoint of step {meta['step']} in {self.directory.root} has another "
-                f"model: {'; '.join(changed[:4])}. Restore these values, or choose another "
-                "--workdir."
-            )
-        if meta["optimizer"] != self.config.optimizer.name:
-            raise UserError(
-                f"The checkpoint in {self.directory.root} was trained with "
-                f"optimizer.name={meta['optimizer']!r}, not {self.config.optimizer.name!r}: its "
-                "optimizer state does not fit. Choose another --workdir, with "
-                f"--config.train.init_from={self.directory.root} to keep the parameters."
-            )
-        if meta["tokenizer"] != self.tokenizer.hash:
-            raise UserError(
-                f"The checkpoint in {self.directory.root} was trained with another tokenizer "
-                f"({meta['tokenizer'][:12]}) than the data's ({self.tokenizer.hash[:12]}). Prepare "
-                "the data with the run's tokenizer folder (tokenizer.path), or choose another "
-                "--workdir."
-            )
-        if meta["data"] != self.data.fingerprint:
-            raise UserError(
-                f"The data changed since step {meta['step']} of {self.directory.root}: the "
-                "prepared files, data.mixture, data.sequence_length, data.global_batch_size, "
-                "data.objective or seed differ, so the run could not see the batches that come "
-                "next. Restore them, or start another --workdir with "
-                f"--config.train.init_from={self.directory.root}."
-            )
 
     def _save(self, step: int, state: TrainState, tokens: int, loss: float | None) -> None:
         meta = {
@@ -374,20 +319,6 @@ def _setup(config: Config, sharding: Sharding, tokenizer: tokenizers.Tokenizer) 
         attention=train.attention, unroll=train.unroll,
     )
     return make_setup(model, compute, config.optimizer, train.steps)
-
-
-def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {".".join(key.key for key in path): leaf.shape for path, leaf in leaves}
-
-
-def _changes(theirs: Any, ours: Any, where: str) -> list[str]:
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        return [
-            change for name in sorted(theirs.keys() | ours.keys())
-            for change in _changes(theirs.get(name), ours.get(name), f"{where}.{name}")
-        ]
-    return [] if theirs == ours else [f"{where} was {theirs!r} and is {ours!r}"]
 
 
 def _due(step: int, every: int) -> bool:

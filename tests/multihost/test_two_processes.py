@@ -4,9 +4,11 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
+from jaxllm.core.checkpoint import Checkpoints
 from jaxllm.core.rundir import read_metrics
 from tests.train.conftest import TEXT, prepare_text
 
@@ -18,6 +20,7 @@ import jax
 assert jax.process_count() == int(os.environ.get("JAX_NUM_PROCESSES", "1"))
 assert jax.device_count() == 8
 from jaxllm.core.display import make_display
+from jaxllm.core.errors import Interrupted
 from jaxllm.train.config import resolve_config
 from jaxllm.train.loop import train
 from tests.train.conftest import make_recipe
@@ -26,11 +29,15 @@ recipe.train.steps = int(sys.argv[3])
 recipe.checkpoint.every = 2
 recipe.optimizer.schedule = "constant"  # the others depend on the number of steps
 recipe.mesh.fsdp, recipe.mesh.tensor = 4, 2
-train(resolve_config(recipe), {}, sys.argv[2], make_display())
+try:
+    train(resolve_config(recipe), {}, sys.argv[2], make_display())
+except Interrupted:
+    sys.exit(3)
 """
 
 
-def processes(corpus, workdir, steps, count):
+def start(corpus, workdir, steps, count):
+    """The processes of a run, each with its share of eight devices."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -43,20 +50,28 @@ def processes(corpus, workdir, steps, count):
             "JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count),
         }
     command = [sys.executable, "-c", DRIVER, str(corpus), str(workdir), str(steps)]
-    started = [
+    return [
         subprocess.Popen(
             command, env=environment | {"JAX_PROCESS_ID": str(index)},
             stderr=subprocess.PIPE, text=True,
         )
         for index in range(count)
     ]
+
+
+def finish(started, code=0):
+    """Waits for the processes, which must all end with this exit code."""
     try:
         for process in started:
             _, shown = process.communicate(timeout=240)
-            assert process.returncode == 0, shown
+            assert process.returncode == code, shown
     finally:
         for process in started:
             process.kill()
+
+
+def processes(corpus, workdir, steps, count):
+    finish(start(corpus, workdir, steps, count))
 
 
 def losses(workdir):
@@ -76,3 +91,18 @@ def test_two_processes_equal_one_and_either_resumes_the_other(tmp_path):
     assert one.keys() == two.keys()
     for place, loss in one.items():
         assert two[place] == pytest.approx(loss, rel=1e-5), place
+
+
+@pytest.mark.slow
+def test_a_preempted_host_stops_both_at_one_step(tmp_path):
+    corpus, workdir = prepare_text(tmp_path / "corpus", TEXT), tmp_path / "run"
+    started = start(corpus, workdir, 100_000, count=2)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(losses(workdir)) < 4:
+        time.sleep(0.2)
+    started[1].terminate()  # as a cluster does before it takes a machine away
+    finish(started, code=3)
+    last = max(step for step, _ in losses(workdir))
+    assert Checkpoints(workdir / "checkpoints").steps()[-1] == last
+    processes(corpus, workdir, last + 2, count=1)
+    assert max(step for step, _ in losses(workdir)) == last + 2

@@ -1,0 +1,99 @@
+"""Where a run's first state comes from, and whether that fits: its checkpoint, or another model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jax
+
+from jaxllm.core.checkpoint import Meta
+from jaxllm.core.config import to_dict
+from jaxllm.core.display import Display
+from jaxllm.core.errors import UserError
+from jaxllm.core.rundir import RunDirectory
+from jaxllm.data import tokenizers
+from jaxllm.data.loader import TrainingData
+from jaxllm.models.load import find_model, load_params
+from jaxllm.nn.module import Params
+from jaxllm.train.config import Config
+from jaxllm.train.state import Setup
+
+
+def check_fits(
+    setup: Setup, config: Config, data: TrainingData, directory: RunDirectory, meta: Meta
+) -> None:
+    """Refuses to go on from a checkpoint of another model, optimizer, tokenizer or of other data.
+
+    Raises:
+      UserError: naming what differs.
+    """
+    root, step = directory.root, meta["step"]
+    ours = json.loads(json.dumps(to_dict(setup.model)))
+    if changed := _changes(meta["model"], ours, "model"):
+        raise UserError(
+            f"The checkpoint of step {step} in {root} has another model: "
+            f"{'; '.join(changed[:4])}. Restore these values, or choose another --workdir."
+        )
+    if meta["optimizer"] != config.optimizer.name:
+        raise UserError(
+            f"The checkpoint in {root} was trained with optimizer.name={meta['optimizer']!r}, not "
+            f"{config.optimizer.name!r}: its optimizer state does not fit. Choose another "
+            f"--workdir, with --config.train.init_from={root} to keep the parameters."
+        )
+    if meta["tokenizer"] != data.tokenizer_hash:
+        raise UserError(
+            f"The checkpoint in {root} was trained with another tokenizer "
+            f"({meta['tokenizer'][:12]}) than the data's ({data.tokenizer_hash[:12]}). Prepare the "
+            "data with the run's tokenizer folder (tokenizer.path), or choose another --workdir."
+        )
+    if meta["data"] != data.fingerprint:
+        raise UserError(
+            f"The data changed since step {step} of {root}: the prepared files, the seed or a "
+            "field of `data` that decides the batches differ, so the run could not see the "
+            "batches that come next. Restore them, or start another --workdir with "
+            f"--config.train.init_from={root}."
+        )
+
+
+def initial_params(name: str, setup: Setup, tokenizer_hash: str, display: Display) -> Params:
+    """The parameters of the model that a run starts from.
+
+    Raises:
+      UserError: there is no such model, or it has another tokenizer or other sizes.
+    """
+    saved = find_model(name)
+    theirs = tokenizers.load(saved.run.tokenizer)
+    if theirs.hash != tokenizer_hash:
+        raise UserError(
+            f"train.init_from={name!r} was trained with another tokenizer than the data: its "
+            "embeddings would mean other tokens. Prepare the data with "
+            f"--config.tokenizer.path={saved.run.tokenizer}."
+        )
+    model = load_params(saved, setup.compute, display.warn)
+    there, here = _shapes(model.params), _shapes(setup.shapes.params)
+    changed = [
+        f"{place} has shape {there.get(place)} there and {here.get(place)} here"
+        for place in sorted(there.keys() | here.keys()) if there.get(place) != here.get(place)
+    ]
+    if changed:
+        raise UserError(
+            f"train.init_from={name!r} does not fit the model: {'; '.join(changed[:3])}. Leave the "
+            "sizes in `model` unset, so that they follow from it."
+        )
+    display.message(f"starting from {saved.name} (step {model.step:,})")
+    return model.params
+
+
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {".".join(key.key for key in path): leaf.shape for path, leaf in leaves}
+
+
+def _changes(theirs: Any, ours: Any, where: str) -> list[str]:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return [
+            change for name in sorted(theirs.keys() | ours.keys())
+            for change in _changes(theirs.get(name), ours.get(name), f"{where}.{name}")
+        ]
+    return [] if theirs == ours else [f"{where} was {theirs!r} and is {ours!r}"]
