@@ -5,7 +5,8 @@ when a gradient is wanted, turned at once into the gradients of the hidden state
 output projection; nothing of vocabulary size but that gradient survives a chunk, and nothing is
 computed twice.
 
-Shapes: B batch, T tokens, C tokens of a chunk, D width, V vocabulary.
+Shapes: P devices that share the batch, B rows (of one of them after P), T tokens, C tokens of a
+chunk, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -57,41 +58,47 @@ def cross_entropy(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _loss_and_nll(options, compute, hidden_BTD, kernel_DV, targets_BT, weights_BT):
-    def body(sums, chunk):
-        x_BCD, y_BC, w_BC = chunk
-        logits, _ = _logits(options, compute, x_BCD, kernel_DV)
-        loss, nll, _ = _chunk_loss(options, logits, y_BC, w_BC)
-        return (sums[0] + loss, sums[1] + nll), None
+    def body(sums_P2, chunk):
+        x_PBCD, y_PBC, w_PBC = chunk
+        logits, _ = _logits(options, compute, x_PBCD, kernel_DV)
+        return sums_P2 + _chunk_loss(options, logits, y_PBC, w_PBC)[0], None
 
     kernel_DV = _gathered(compute, kernel_DV, hidden_BTD.dtype)
     chunks = _chunks(options, compute, kernel_DV.shape[1], hidden_BTD, targets_BT, weights_BT)
-    return jax.lax.scan(body, (jnp.float32(0), jnp.float32(0)), chunks)[0]
+    sums_P2 = compute.constrain(jnp.zeros((chunks[0].shape[1], 2)), "batch", None)
+    return tuple(jax.lax.scan(body, sums_P2, chunks)[0].sum(0))
 
 
 def _forward(options, compute, hidden_BTD, kernel_DV, targets_BT, weights_BT):
     B, T, D = hidden_BTD.shape
     V, kernel_dtype = kernel_DV.shape[1], kernel_DV.dtype
     kernel_DV = _gathered(compute, kernel_DV, hidden_BTD.dtype)
+    chunks = _chunks(options, compute, V, hidden_BTD, targets_BT, weights_BT)
+    P = chunks[0].shape[1]
+
+    def pin_kernel(x_PDV):
+        return compute.constrain(x_PDV, "batch", None, "act_vocab")
 
     def body(carry, chunk):
-        loss_sum, nll_sum, kernel_gradient = carry
-        x_BCD, y_BC, w_BC = chunk
-        logits, slope = _logits(options, compute, x_BCD, kernel_DV)
-        loss, nll, lse = _chunk_loss(options, logits, y_BC, w_BC)
-        gradient = _chunk_gradient(options, logits, y_BC, w_BC, lse) * slope
-        gradient = gradient.astype(x_BCD.dtype)
-        x_gradient = jnp.einsum("bcv,dv->bcd", gradient, kernel_DV)
-        kernel_gradient += jnp.einsum(
-            "bcd,bcv->dv", x_BCD, gradient, preferred_element_type=jnp.float32
+        sums_P2, kernel_gradient_PDV = carry
+        x_PBCD, y_PBC, w_PBC = chunk
+        logits, slope = _logits(options, compute, x_PBCD, kernel_DV)
+        sums, lse = _chunk_loss(options, logits, y_PBC, w_PBC)
+        gradient = _chunk_gradient(options, logits, y_PBC, w_PBC, lse) * slope
+        gradient = gradient.astype(x_PBCD.dtype)
+        x_gradient = jnp.einsum("pbcv,dv->pbcd", gradient, kernel_DV)
+        added = jnp.einsum(
+            "pbcd,pbcv->pdv", x_PBCD, gradient, preferred_element_type=jnp.float32
         )
-        return (loss_sum + loss, nll_sum + nll, kernel_gradient), x_gradient
+        return (sums_P2 + sums, pin_kernel(kernel_gradient_PDV + added)), x_gradient
 
-    zero = jnp.float32(0)
-    start = (zero, zero, jnp.zeros((D, V), jnp.float32))
-    chunks = _chunks(options, compute, V, hidden_BTD, targets_BT, weights_BT)
-    (loss, nll, kernel_gradient), x_gradients = jax.lax.scan(body, start, chunks)
-    hidden_gradient = x_gradients.swapaxes(0, 1).reshape(B, -1, D)[:, :T]
-    return (loss, nll), (hidden_gradient, kernel_gradient.astype(kernel_dtype))
+    sums_P2 = compute.constrain(jnp.zeros((P, 2)), "batch", None)
+    start = (sums_P2, pin_kernel(jnp.zeros((P, D, V), jnp.float32)))
+    (sums_P2, kernel_gradient_PDV), x_gradients = jax.lax.scan(body, start, chunks)
+    # The devices' parts are added up here, once, and not in every chunk.
+    kernel_gradient = compute.constrain(kernel_gradient_PDV.sum(0), "embed", "vocab")
+    hidden_gradient = jnp.moveaxis(x_gradients, 0, 2).reshape(B, -1, D)[:, :T]
+    return tuple(sums_P2.sum(0)), (hidden_gradient, kernel_gradient.astype(kernel_dtype))
 
 
 def _backward(options, compute, residuals, cotangents):
@@ -109,56 +116,60 @@ def _gathered(compute, kernel_DV, dtype):
     return compute.constrain(kernel_DV.astype(dtype), None, "act_vocab")
 
 
-def _logits(options, compute, x_BCD, kernel_DV):
-    """Float32 logits [B, C, V] and their slope with respect to those before the soft-cap."""
-    logits = jnp.einsum("bcd,dv->bcv", x_BCD, kernel_DV, preferred_element_type=jnp.float32)
-    logits = compute.constrain(logits, "batch", None, "act_vocab")
+def _logits(options, compute, x_PBCD, kernel_DV):
+    """Float32 logits [P, B, C, V] and their slope with respect to those before the soft-cap."""
+    logits = jnp.einsum("pbcd,dv->pbcv", x_PBCD, kernel_DV, preferred_element_type=jnp.float32)
+    logits = compute.constrain(logits, "batch", None, None, "act_vocab")
     if not options.logit_softcap:
         return logits, 1.0
     bounded = jnp.tanh(logits / options.logit_softcap)
     return options.logit_softcap * bounded, 1.0 - bounded**2
 
 
-def _chunk_loss(options, logits_BCV, targets_BC, weights_BC):
-    lse_BC = jax.nn.logsumexp(logits_BCV, axis=-1)
-    target_BC = jnp.take_along_axis(logits_BCV, targets_BC[..., None], axis=-1)[..., 0]
-    nll_BC = lse_BC - target_BC
-    loss_BC = nll_BC
+def _chunk_loss(options, logits, targets_PBC, weights_PBC):
+    """The sums of loss and nll of each part, [P, 2], and log Z of every token, [P, B, C]."""
+    lse = jax.nn.logsumexp(logits, axis=-1)
+    nll = lse - jnp.take_along_axis(logits, targets_PBC[..., None], axis=-1)[..., 0]
+    loss = nll
     if options.label_smoothing:
-        uniform_BC = lse_BC - jnp.mean(logits_BCV, axis=-1)
-        loss_BC = loss_BC + options.label_smoothing * (uniform_BC - nll_BC)
+        uniform = lse - jnp.mean(logits, axis=-1)
+        loss = loss + options.label_smoothing * (uniform - nll)
     if options.z_loss:
-        loss_BC = loss_BC + options.z_loss * lse_BC**2
+        loss = loss + options.z_loss * lse**2
     # where, not a product: padding may hold any value, and 0 * inf is not 0
-    counted = weights_BC != 0
-    loss = jnp.sum(jnp.where(counted, loss_BC * weights_BC, 0))
-    nll = jnp.sum(jnp.where(counted, nll_BC * weights_BC, 0))
-    return loss, nll, lse_BC
+    both = jnp.stack([loss, nll], axis=-1) * weights_PBC[..., None]
+    return jnp.sum(jnp.where(weights_PBC[..., None] != 0, both, 0), axis=(1, 2)), lse
 
 
-def _chunk_gradient(options, logits_BCV, targets_BC, weights_BC, lse_BC):
-    """d loss / d logits of one chunk, float32 [B, C, V]."""
-    V = logits_BCV.shape[-1]
-    probabilities = jnp.exp(logits_BCV - lse_BC[..., None])
-    onehot = jnp.arange(V) == targets_BC[..., None]
+def _chunk_gradient(options, logits, targets_PBC, weights_PBC, lse_PBC):
+    """d loss / d logits of one chunk, float32 [P, B, C, V]."""
+    V = logits.shape[-1]
+    probabilities = jnp.exp(logits - lse_PBC[..., None])
+    onehot = jnp.arange(V) == targets_PBC[..., None]
     smoothing = options.label_smoothing
     wanted = jnp.where(onehot, 1.0 - smoothing, 0.0) + smoothing / V
     pull = probabilities
     if options.z_loss:
-        pull = pull * (1.0 + 2.0 * options.z_loss * lse_BC[..., None])
-    weights = weights_BC[..., None]
+        pull = pull * (1.0 + 2.0 * options.z_loss * lse_PBC[..., None])
+    weights = weights_PBC[..., None]
     return jnp.where(weights != 0, (pull - wanted) * weights, 0)
 
 
 def _chunks(options, compute, vocabulary: int, *arrays_BT):
-    """The arrays cut along T into [chunks, B, C, …]; the last chunk is padded with zeros."""
-    B, T = arrays_BT[0].shape[:2]
-    size = chunk_size(options, compute, B, T, vocabulary)
+    """The arrays cut along T into [chunks, P, B, C, …], P parts of the batch by device.
+
+    The last chunk is padded with zeros.
+    """
+    rows, T = arrays_BT[0].shape[:2]
+    parts = compute.sharding.parts("batch")
+    size = chunk_size(options, compute, rows, T, vocabulary)
     count = -(-T // size)
 
     def cut(x):
         padding = [(0, 0), (0, count * size - T)] + [(0, 0)] * (x.ndim - 2)
-        return jnp.pad(x, padding).reshape(B, count, size, *x.shape[2:]).swapaxes(0, 1)
+        x = jnp.pad(x, padding).reshape(parts, rows // parts, count, size, *x.shape[2:])
+        x = jnp.moveaxis(x, 2, 0)
+        return compute.constrain(x, None, "batch", *(None,) * (x.ndim - 2))
 
     return tuple(cut(x) for x in arrays_BT)
 

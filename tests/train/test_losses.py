@@ -1,5 +1,8 @@
 """The chunked loss against log_softmax over the whole logits, differentiated by JAX."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,3 +106,33 @@ def test_chunk_size_follows_the_vocabulary():
     assert chunk_size(LossOptions(chunk=8), compute, 2, 64, 65) == 8
     size = chunk_size(LossOptions(), compute, 8, 4096, 128_256)
     assert size >= 1 and 4 * 8 * size * 128_256 <= 2 * 16 * 2**20
+
+
+def test_devices_add_up_once_and_not_in_every_chunk(sharding_of):
+    """Inside the loop over chunks no collective moves more than a scalar's worth per row."""
+    compute = make_compute(sharding_of(data=2, fsdp=2, tensor=2))
+    B, T, D, V = 8, 32, 16, 256
+    arrays = (
+        jnp.ones((B, T, D)), jnp.ones((D, V)), jnp.zeros((B, T), jnp.int32), jnp.ones((B, T)),
+    )
+    places = (("batch", None, None), ("embed", "vocab"), ("batch", None), ("batch", None))
+    arrays = [
+        jax.device_put(x, compute.sharding.named(axes))
+        for x, axes in zip(arrays, places, strict=True)
+    ]
+
+    def loss(hidden, kernel, targets, weights):
+        return cross_entropy(hidden, kernel, targets, weights, LossOptions(chunk=8), compute).loss
+
+    text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*arrays).compile().as_text()
+    computations = re.split(r"\n(?=%|ENTRY)", text)
+    bodies = set(re.findall(r"body=(%[\w.\-]+)", text))
+    assert bodies
+    moved = [
+        line for part in computations if part.split(" ")[0] in bodies for line in part.splitlines()
+        if re.search(r" (all-reduce|all-gather|reduce-scatter|all-to-all)(-start)?\(", line)
+    ]
+    for line in moved:  # log Z and the target's logit over the cut vocabulary: [P, B, C]
+        sizes = [math.prod(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+)\]",
+                 line.split("=")[1].split("all-")[0]) if dims]
+        assert max(sizes, default=0) <= B * 8 * D, line
