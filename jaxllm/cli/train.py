@@ -50,6 +50,6 @@ def main(argv: list[str]) -> int:
 def _evaluators(config) -> list:
     if not config.eval.prompts:
         return []
-    from jaxllm.generate.samples import sample_evaluator
+    from jaxllm.generate.samples import SampleEvaluator
 
-    return [sample_evaluator(config.eval.prompts, config.eval.sample_tokens)]
+    return [SampleEvaluator(config.eval.prompts, config.eval.sample_tokens)]

@@ -9,10 +9,13 @@ before it is used.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import hashlib
 import json
 import logging
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,7 +30,8 @@ from jaxllm.core.paths import path, unwritable
 
 Meta = dict[str, Any]
 managers = ocp.checkpoint_managers
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of every save without a loss
+# What Orbax logs it also raises, but for a warning at every save without a loss.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 # A damaged checkpoint leaves Orbax's futures unread; asyncio would print each of them at exit.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
@@ -72,7 +76,7 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, meta: Meta, validation_loss: float | None) -> None:
         """Starts writing the state; returns when the devices' memory may be reused."""
-        meta = {**meta, "step": step, "checksums": checksums(state)}
+        meta = {**meta, "step": step, "arrays": describe(state)}
         meta["seal"] = _seal(meta)
         metrics = None if validation_loss is None else {"loss": validation_loss}
         try:
@@ -84,15 +88,15 @@ class Checkpoints:
                 metrics=metrics,
                 force=True,
             )
-        except OSError as error:
-            raise unwritable(self.directory, error) from error
+        except (OSError, ValueError) as error:
+            raise _storage_error(self.directory, error) from error
 
     def wait(self) -> None:
         """Blocks until everything started is on disk."""
         try:
             self._manager.wait_until_finished()
-        except OSError as error:
-            raise unwritable(self.directory, error) from error
+        except (OSError, ValueError) as error:
+            raise _storage_error(self.directory, error) from error
 
     def close(self) -> None:
         """Waits, and lets the background threads go."""
@@ -105,29 +109,34 @@ class Checkpoints:
         Raises:
           Damaged: it cannot be read.
         """
-        folder = self.directory / str(step)
+        folder, meta, reason = self.directory / str(step), {}, None
         if not (folder / "_CHECKPOINT_METADATA").exists() or not (folder / "state").exists():
-            raise Damaged(step, "it was never completed")
-        try:
-            meta = self._manager.restore(
-                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-            )["meta"]
-            sealed = meta["seal"] == _seal(meta)
-        except Exception as error:  # whatever a damaged file makes a JSON reader raise
-            raise Damaged(step, f"its meta item cannot be read ({_first_line(error)})") from error
-        if not sealed:
-            raise Damaged(step, "its meta item differs from what was saved")
+            reason = "it was never completed"
+        else:
+            try:
+                meta = self._manager.restore(
+                    step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+                )["meta"]
+                if meta["seal"] != _seal(meta):
+                    reason = "its meta item differs from what was saved"
+            except Exception as error:
+                reason = f"its meta item cannot be read ({_damage(error)})"
+        _agree(step, reason)
         return meta
 
-    def restore(self, step: int, target: Any) -> Any:
+    def restore(self, step: int, target: Any, *, cast: bool = False) -> Any:
         """The state of `step` with the shapes and shardings of `target` (ShapeDtypeStructs).
 
-        `target` may be a part of the saved tree, such as {"params": …}.
+        `target` may be a part of the saved tree, such as {"params": …}. With `cast` its dtypes may
+        differ from the saved ones.
 
         Raises:
           Damaged: files are missing, unreadable, or do not match the checksums saved with them.
+          UserError: the saved arrays have other shapes or dtypes.
         """
-        meta = self.read_meta(step)
+        saved = self.read_meta(step)["arrays"]
+        wanted, target = target, _as_saved(step, target, saved, cast)
+        reason, restored = None, None
         arguments = ocp.args.PyTreeRestore(
             target, partial_restore=True,
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -137,14 +146,13 @@ class Checkpoints:
                 restored = self._manager.restore(
                     step, args=ocp.args.Composite(state=arguments)
                 )["state"]
-            except Exception as error:  # whatever damaged bytes make the storage layer raise
-                reason = f"its arrays cannot be read ({_first_line(error)})"
-                raise Damaged(step, reason) from None
-        found = checksums(restored)
-        wrong = [name for name, value in found.items() if meta["checksums"].get(name) != value]
-        if wrong:
-            raise Damaged(step, f"{wrong[0]} differs from what was saved")
-        return restored
+            except Exception as error:
+                reason = f"its arrays cannot be read ({_damage(error)})"
+        _agree(step, reason)  # before the checksums, which all hosts compute together
+        for name, found in describe(restored).items():
+            if found != saved[name]:
+                raise Damaged(step, f"{name} differs from what was saved")
+        return jax.tree.map(lambda x, like: x.astype(like.dtype), restored, wanted)
 
     def restore_newest(
         self, target: Any, warn: Callable[[str], None], accept: Callable[[Meta], None]
@@ -160,19 +168,14 @@ class Checkpoints:
         """
         steps = self.steps()
         for step in reversed(steps):
-            damage = None
             try:
                 meta = self.read_meta(step)
                 accept(meta)
-                state = self.restore(step, target)
-            except Damaged as found:
-                damage = found
-            if not _on_any_host(damage is not None):
-                return state, meta
-            damage = damage or Damaged(step, "another host could not read its part")
-            warn(f"{damage} The checkpoint before it is used.")
-            if self._writes:
-                self._set_aside(step)
+                return self.restore(step, target, cast=not self._writes), meta
+            except Damaged as damage:
+                warn(f"{damage} The checkpoint before it is used.")
+                if self._writes:
+                    self._set_aside(step)
         if steps:
             raise UserError(
                 f"Every checkpoint in {self.directory} is damaged (steps "
@@ -218,6 +221,54 @@ def _seal(meta: Meta) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def _agree(step: int, reason: str | None) -> None:
+    """Raises Damaged on every host when any host has a reason to."""
+    if _on_any_host(reason is not None):
+        raise Damaged(step, reason or "another host could not read its part")
+
+
+def _damage(error: Exception) -> str:
+    """What a read that failed says of the file; what does not look like damage is raised again.
+
+    A network that is down or memory that is short must not cost the newest checkpoint.
+    """
+    text = str(error).strip()
+    elsewhere = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
+    if elsewhere or isinstance(error, MemoryError) or any(sign in text for sign in NOT_DAMAGE):
+        raise error
+    return f"{type(error).__name__}: {text.splitlines()[0][:160] if text else 'no reason given'}"
+
+
+NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED")
+
+
+def _storage_error(directory, error: Exception) -> Exception:
+    """The user's view of a write that failed; the storage layer hides the number in a text."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    if number:
+        error = OSError(int(number[1]), os.strerror(int(number[1])))
+    return unwritable(directory, error) if isinstance(error, OSError) else error
+
+
+def _as_saved(step: int, target: Any, saved: dict[str, list], cast: bool) -> Any:
+    """`target` with the dtypes on disk."""
+
+    def leaf(key_path: Any, wanted: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        name = _name(key_path)
+        if name not in saved:
+            raise UserError(f"The checkpoint of step {step} has no {name}: it is of another model.")
+        shape, dtype, _ = saved[name]
+        if tuple(shape) != wanted.shape or (dtype != wanted.dtype.name and not cast):
+            raise UserError(
+                f"The checkpoint of step {step} holds {name} as {dtype}{shape}, and the run wants "
+                f"{wanted.dtype.name}{list(wanted.shape)}. Restore train.param_dtype and "
+                "optimizer.moment_dtype, or choose another --workdir."
+            )
+        return jax.ShapeDtypeStruct(wanted.shape, jnp.dtype(dtype), sharding=wanted.sharding)
+
+    return jax.tree_util.tree_map_with_path(leaf, target)
+
+
 def _on_any_host(flag: bool) -> bool:
     """Whether the flag is set on any host; all hosts wait for each other here."""
     if jax.process_count() == 1:
@@ -227,12 +278,17 @@ def _on_any_host(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
 
 
-def checksums(tree: Any) -> dict[str, int]:
-    """A 32-bit checksum of every array's bits, by dotted path; independent of its sharding."""
+def describe(tree: Any) -> dict[str, list]:
+    """Shape, dtype and a 32-bit checksum of every array's bits, by dotted path.
+
+    The checksum does not depend on the sharding.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    names = [_name(key) for key, _ in leaves]
     values = jax.device_get(_checksum_all([leaf for _, leaf in leaves]))
-    return {name: int(value) for name, value in zip(names, values, strict=True)}
+    return {
+        _name(key): [list(leaf.shape), leaf.dtype.name, int(value)]
+        for (key, leaf), value in zip(leaves, values, strict=True)
+    }
 
 
 @jax.jit
@@ -262,8 +318,3 @@ def _name(key_path: Any) -> str:
         # dictionaries, named tuples and tuples may have become dictionaries on disk
         parts.append(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))))
     return ".".join(parts)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import time
 from pathlib import Path
@@ -38,8 +37,6 @@ def start(cache: bool = True) -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu prints a page of warnings otherwise
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         _keep_memory()
-    # Orbax reports every directory it opens; what a user must know is an exception
-    logging.getLogger("absl").setLevel(logging.ERROR)
     import jax
 
     if _several_hosts():
@@ -89,7 +86,7 @@ def _several_hosts() -> bool:
     return (
         "JAX_COORDINATOR_ADDRESS" in os.environ
         or "," in environment("TPU_WORKER_HOSTNAMES", "")
-        or int(environment("SLURM_NTASKS", "1")) > 1
+        or int(environment("SLURM_STEP_NUM_TASKS", "1")) > 1  # set by srun, not by salloc
     )
 
 

@@ -113,19 +113,21 @@ def single_device() -> Sharding:
     return Sharding(make_mesh(MeshConfig(), jax.devices()[:1]))
 
 
-def check_batch(sharding: Sharding, batch_size: int, field: str) -> None:
-    """Refuses a batch that the devices cannot share evenly.
+def check_batch(sharding: Sharding, batch_size: int, flag: str, microbatches: int = 1) -> None:
+    """Refuses a batch that the devices cannot share evenly, in each of its microbatches.
 
     Raises:
       UserError: with the nearest sizes that divide.
     """
-    parts = sharding.parts("batch")
+    groups = sharding.parts("batch")
+    parts = groups * microbatches
     if batch_size % parts:
         below, above = batch_size // parts * parts, (batch_size // parts + 1) * parts
         choices = " or ".join(str(n) for n in (below, above) if n)
+        times = f", in each of {microbatches} microbatches" if microbatches > 1 else ""
         raise UserError(
-            f"{field}={batch_size} cannot be shared by {parts} groups of devices (mesh.data x "
-            f"mesh.fsdp x mesh.expert = {parts}). Use --config.{field}={choices}."
+            f"{flag}={batch_size} cannot be shared by {groups} groups of devices (mesh.data x "
+            f"mesh.fsdp x mesh.expert = {groups}){times}. Use {flag}={choices}."
         )
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from jaxllm.core.errors import UserError
 from jaxllm.data.tokenizers import StreamDecoder, Tokenizer
 from jaxllm.generate.sampling import Sampling, sample
+from jaxllm.models.config import ModelConfig
 from jaxllm.models.load import Model
 from jaxllm.nn.attention import Cache
 from jaxllm.nn.module import bind
@@ -50,8 +51,7 @@ def generate(
     """
     sampling = sampling or Sampling()
     sampling.check()
-    ids = [_encode(tokenizer, prompt, index) for index, prompt in enumerate(prompts)]
-    limit = _room(model, ids, max_new_tokens)
+    ids, limit = check_prompts(model.config, tokenizer, prompts, max_new_tokens)
     rows = [_Row(tokenizer, prompt_ids, stop) for prompt_ids in ids]
     width = _rounded(max(len(row) for row in ids))
     slots = _rounded(width + limit + CHUNK)
@@ -154,27 +154,30 @@ def _emit(rows: list[_Row], tokens_CB: np.ndarray, limit: int, on_text: OnText |
     return all(row.reason for row in rows)
 
 
-def _encode(tokenizer: Tokenizer, prompt: str, index: int) -> list[int]:
-    ids = tokenizer.encode(prompt)
-    if not ids:
-        raise UserError(f"prompt {index + 1} is empty: give at least one character to go on from.")
-    return ids
+def check_prompts(
+    config: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int
+) -> tuple[list[list[int]], int]:
+    """The prompts' ids, and how many tokens may be generated: learned positions end somewhere.
 
-
-def _room(model: Model, ids: list[list[int]], max_new_tokens: int) -> int:
-    """How many tokens may be generated; learned positions end somewhere."""
+    Raises:
+      UserError: an empty prompt, or one that leaves no room in the model's context.
+    """
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens={max_new_tokens} must be at least 1.")
-    positions = model.config.positions
+    ids = [tokenizer.encode(prompt) for prompt in prompts]
+    for index, row in enumerate(ids):
+        if not row:
+            raise UserError(f"prompt {index + 1} is empty: give at least one character.")
+    positions = config.positions
     if positions.kind != "learned":
-        return max_new_tokens
+        return ids, max_new_tokens
     longest = max(len(row) for row in ids)
     if longest >= positions.max_length:
         raise UserError(
             f"The prompt has {longest} tokens and the model {positions.max_length} learned "
             "positions: shorten the prompt."
         )
-    return min(max_new_tokens, positions.max_length - longest)
+    return ids, min(max_new_tokens, positions.max_length - longest)
 
 
 def _rounded(length: int) -> int:

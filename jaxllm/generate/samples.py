@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jaxllm.data.tokenizers import Tokenizer
-from jaxllm.generate.decode import generate
+from jaxllm.generate.decode import check_prompts, generate
 from jaxllm.generate.sampling import Sampling
+from jaxllm.models.config import ModelConfig
 from jaxllm.models.load import Model
 
 
-def sample_evaluator(
-    prompts: Sequence[str], tokens: int
-) -> Callable[[Model, Tokenizer], Iterable[dict[str, Any]]]:
-    """An evaluator that continues each prompt by `tokens` tokens, with the same draws each time."""
+class SampleEvaluator:
+    """Continues each prompt by up to `tokens` tokens, with the same draws each time."""
 
-    def evaluate(model: Model, tokenizer: Tokenizer) -> Iterable[dict[str, Any]]:
+    def __init__(self, prompts: Sequence[str], tokens: int):
+        self._prompts, self._tokens = prompts, tokens
+
+    def check(self, config: ModelConfig, tokenizer: Tokenizer) -> None:
+        """Raises UserError now for what would fail after hours of training."""
+        check_prompts(config, tokenizer, self._prompts, self._tokens)
+
+    def __call__(self, model: Model, tokenizer: Tokenizer) -> Iterable[dict[str, Any]]:
+        """A record for each prompt."""
         completions = generate(
-            model, tokenizer, prompts, max_new_tokens=tokens,
+            model, tokenizer, self._prompts, max_new_tokens=self._tokens,
             sampling=Sampling(temperature=0.8, top_k=200),
         )
-        for prompt, completion in zip(prompts, completions, strict=True):
+        for prompt, completion in zip(self._prompts, completions, strict=True):
             yield {"split": "samples", "prompt": prompt, "text": completion.text}
-
-    return evaluate

@@ -97,7 +97,7 @@ def load_params(
     else:
         step = saved.step
         try:
-            restored = checkpoints.restore(step, target)
+            restored = checkpoints.restore(step, target, cast=True)
         except Damaged as damage:
             raise UserError(f"model={saved.name!r}: {damage} Choose another step.") from damage
     checkpoints.close()

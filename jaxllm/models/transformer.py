@@ -5,7 +5,9 @@ Shapes: B batch, T tokens, S cache slots, L layers, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,13 +75,13 @@ class Transformer(Module):
 
     def hidden(
         self, ids_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array | None = None,
-        key: jax.Array | None = None, *, every_layer: bool = False,
-    ) -> jax.Array:
+        key: jax.Array | None = None, *, every_layer: Callable[[jax.Array], Any] | None = None,
+    ) -> Any:
         """Normalised hidden states [B, T, D]; dropout is on when `key` is given.
 
         `segments_BT` keeps documents apart (0 is padding); None: one document a row.
-        `every_layer` gives the residual stream instead: after the embedding and after each
-        layer, [L + 1, B, T, D].
+        `every_layer` is applied to the residual stream instead, after the embedding and after
+        each layer; what it gives is stacked, [L + 1, …].
         """
         keys = (None, None) if key is None else jax.random.split(key)
         x_BTD, turn = self._embed(ids_BT, positions_BT, keys[0])
@@ -87,13 +89,16 @@ class Transformer(Module):
 
         def step(layer: Block, x: jax.Array, key: jax.Array | None):
             y, _ = layer(x, turn, segments_BT, key, None)
-            return y, (y if every_layer else None)
+            return y, (every_layer(y) if every_layer else None)
 
         y_BTD, outputs = self.layers.scan(
             step, x_BTD, layer_keys, wrap=self.compute.checkpoint, unroll=self.compute.unroll
         )
         if every_layer:
-            return jnp.concatenate([x_BTD[None], outputs])
+            return jax.tree.map(
+                lambda first, rest: jnp.concatenate([first[None], rest]),
+                every_layer(x_BTD), outputs,
+            )
         return self.norm(y_BTD)
 
     def decode(

@@ -24,7 +24,11 @@ REMAT = {
     "dots": policies.dots_with_no_batch_dims_saveable,  # every product with a weight
 }
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+# float16 would need loss scaling: gradients are those of a sum over tokens
+DTYPES = ("auto", "float32", "bfloat16")
+
+# splash_interpret runs the TPU's kernel on a CPU, for the tests
+ATTENTION = ("auto", "xla", "cudnn", "splash", "splash_interpret")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,8 @@ def make_compute(
             raise unknown(field, name, DTYPES)
     if remat not in REMAT:
         raise unknown("train.remat", remat, REMAT)
+    if attention not in ATTENTION:
+        raise unknown("train.attention", attention, ATTENTION[:-1])
     on_cpu = sharding.mesh.devices.flat[0].platform == "cpu"
     if dtype == "auto":
         dtype = "float32" if on_cpu else "bfloat16"

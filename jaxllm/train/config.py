@@ -127,14 +127,15 @@ def _check(config: Config) -> None:
     for name, value in at_least_one.items():
         if value < 1:
             raise UserError(f"{name}={value} must be at least 1.")
-    for name in ("eval_every", "loss_chunk"):
-        if getattr(train, name) < 0:
-            raise UserError(f"train.{name}={getattr(train, name)} must not be negative.")
-    if data.global_batch_size % train.grad_accumulation:
-        raise UserError(
-            f"data.global_batch_size={data.global_batch_size} is no multiple of "
-            f"train.grad_accumulation={train.grad_accumulation}."
-        )
+    not_negative = {
+        "train.eval_every": train.eval_every, "train.loss_chunk": train.loss_chunk,
+        "eval.batches": config.eval.batches, "eval.batch_size": config.eval.batch_size,
+        "checkpoint.every": config.checkpoint.every,
+        "checkpoint.keep_best": config.checkpoint.keep_best,
+    }
+    for name, value in not_negative.items():
+        if value < 0:
+            raise UserError(f"{name}={value} must not be negative.")
     positions = config.model.positions
     if positions.kind == "learned" and data.sequence_length > positions.max_length:
         raise UserError(

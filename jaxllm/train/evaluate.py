@@ -13,6 +13,7 @@ from jaxllm.core.mesh import Sharding
 from jaxllm.data.batch import Batch
 from jaxllm.nn.module import Params
 from jaxllm.train.feed import local_rows, place
+from jaxllm.train.losses import LossSums
 
 
 def validation_record(
@@ -21,23 +22,30 @@ def validation_record(
 ) -> dict[str, Any]:
     """The metrics record of one pass over `batches` (global host batches of `batch_size` rows).
 
-    `loss` is the mean negative log-likelihood per token in nats.
+    `loss` is the mean negative log-likelihood per token in nats; None when it is not finite.
     """
     rows = local_rows(sharding, batch_size)
-    totals = []
+    totals, pending = [], []
     for batch in batches:
         local = jax.tree.map(lambda x: x[rows], batch)
-        totals.append(eval_step(params, place(local, sharding, rows, batch_size)))
+        pending.append(eval_step(params, place(local, sharding, rows, batch_size)))
+        if len(pending) > 2:  # the device stays busy and holds no more than a few batches
+            totals.append(_read(pending.pop(0)))
+    totals += [_read(sums) for sums in pending]
     # float64 on the host: a long split must not lose digits
-    sums = np.sum(np.array([[t.nll, t.weight] for t in jax.device_get(totals)], np.float64), axis=0)
-    loss = float(sums[0] / sums[1])
+    sums = np.sum(np.array(totals, np.float64), axis=0)
+    loss = float(sums[0] / sums[1]) if np.isfinite(sums).all() and sums[1] else None
+    bits = None if loss is None or not bytes_per_token else loss / math.log(2) / bytes_per_token
     return {
         "step": step, "split": split, "loss": loss, "perplexity": perplexity(loss),
-        "bits_per_byte": loss / math.log(2) / bytes_per_token if bytes_per_token else None,
-        "tokens": int(sums[1]),
+        "bits_per_byte": bits, "tokens": int(sums[1]),
     }
 
 
-def perplexity(loss: float) -> float | None:
+def _read(sums: LossSums) -> tuple[float, float]:
+    return float(sums.nll), float(sums.weight)
+
+
+def perplexity(loss: float | None) -> float | None:
     """exp(loss), or None where that is no finite number."""
-    return math.exp(loss) if loss < 700 else None
+    return math.exp(loss) if loss is not None and loss < 700 else None

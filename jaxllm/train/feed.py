@@ -20,7 +20,7 @@ def local_rows(sharding: Sharding, batch_size: int) -> np.ndarray:
 def place(batch: Batch, sharding: Sharding, rows: np.ndarray, batch_size: int) -> Batch:
     """The global device batch of which this host gives `rows` (arrays [len(rows), T])."""
     named = sharding.named(BATCH_AXES)
-    if len(rows) == batch_size:
+    if named.is_fully_addressable:
         return jax.device_put(batch, named)
     position = {int(row): i for i, row in enumerate(rows)}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import platform
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ from jaxllm.core.rundir import MetricsWriter, Record, RunDirectory, read_metrics
 from jaxllm.data import tokenizers
 from jaxllm.data.batch import Batch
 from jaxllm.data.loader import TrainingData, ValidationData
+from jaxllm.models.config import ModelConfig
 from jaxllm.models.flops import train_flops_per_token
 from jaxllm.models.load import Model
 from jaxllm.models.parameters import param_count
@@ -35,13 +36,20 @@ from jaxllm.train.feed import batch_shapes, local_rows, place
 from jaxllm.train.interrupt import Interrupt
 from jaxllm.train.losses import LossOptions
 from jaxllm.train.nonfinite import explain, keep_batch
-from jaxllm.train.origin import check_fits, initial_params
+from jaxllm.train.origin import changed_fields, check_fits, initial_params
 from jaxllm.train.recorder import Clock, NonFinite, Recorder
 from jaxllm.train.state import Setup, TrainState, init_state, make_setup
 from jaxllm.train.step import jit_eval_step, jit_train_step, step_key
 
-# (model, tokenizer) -> records with "split" and values; "step" is added here
-Evaluator = Callable[[Model, tokenizers.Tokenizer], Iterable[Record]]
+
+class Evaluator(Protocol):
+    """What is measured at every evaluation besides the validation loss."""
+
+    def check(self, config: ModelConfig, tokenizer: tokenizers.Tokenizer) -> None:
+        """Raises UserError before training starts for what could not work after it."""
+
+    def __call__(self, model: Model, tokenizer: tokenizers.Tokenizer) -> Iterable[Record]:
+        """Records with "split" and values; "step" is added to them."""
 
 
 def train(
@@ -61,9 +69,13 @@ def train(
     """
     run = Run(config, difference, workdir, display, evaluators)
     try:
-        return run.run()
-    finally:
-        run.close()
+        records = run.run()
+    except BaseException:
+        with contextlib.suppress(Exception):  # the first error is the one to tell
+            run.close()
+        raise
+    run.close()
+    return records
 
 
 class Run:
@@ -79,14 +91,17 @@ class Run:
         self.sharding = Sharding(make_mesh(config.mesh))
         self.batch_size = config.data.global_batch_size
         check_batch(
-            self.sharding, self.batch_size // config.train.grad_accumulation,
-            "data.global_batch_size"
-            + (" / train.grad_accumulation" if config.train.grad_accumulation > 1 else ""),
+            self.sharding, self.batch_size, "--config.data.global_batch_size",
+            config.train.grad_accumulation,
         )
+        eval_size = config.eval.batch_size or self.batch_size
+        check_batch(self.sharding, eval_size, "--config.eval.batch_size")
         self.rows = local_rows(self.sharding, self.batch_size)
         self.data = TrainingData(config.data, config.seed)
         self.tokenizer = _tokenizer(config, self.data)
         self.setup = _setup(config, self.sharding, self.tokenizer)
+        for evaluator in evaluators:
+            evaluator.check(self.setup.model, self.tokenizer)
         self.options = LossOptions(
             config.train.z_loss, config.train.label_smoothing, self.setup.model.logit_softcap,
             config.train.loss_chunk,
@@ -111,6 +126,10 @@ class Run:
 
     def run(self) -> list[Record]:
         """Restores or starts, trains to the last step, evaluates, saves."""
+        with Interrupt(self.display.warn) as interrupt:
+            return self._run(interrupt)
+
+    def _run(self, interrupt: Interrupt) -> list[Record]:
         state, tokens = self._start()
         start, steps = int(state.step), self.config.train.steps
         if start >= steps:
@@ -129,24 +148,26 @@ class Run:
                 self.setup.model, self.setup.specs, self.config.data.sequence_length
             ),
         )
-        with Interrupt(self.display.warn) as interrupt:
-            batches = self.data.iterate(start, self.rows)
-            step_fn = self._compile(state)
-            try:
-                self._loop(state, start, step_fn, batches, recorder, interrupt)
-            except NonFinite as stop:
-                self._report_nonfinite(stop.step)
-            with self.clock.phase("checkpoint"), self.display.phase("checkpoint"):
-                self.checkpoints.wait()
-            recorder.write_times(steps)
+        batches = self.data.iterate(start, self.rows)
+        step_fn = self._compile(state)
+        if self._owes_evaluation(start):
+            self._evaluate(state, start)
+        try:
+            self._loop(state, start, step_fn, batches, recorder, interrupt)
+        except NonFinite as stop:
+            self._report_nonfinite(stop.step)
+        with self.clock.phase("checkpoint"), self.display.phase("checkpoint"):
+            self.checkpoints.wait()
+        recorder.write_times(steps)
         return list(self.last.values())
 
     def close(self) -> None:
         """Lets go of files and threads."""
-        self.display.close()
-        if self.writer:
-            self.writer.close()
-        self.checkpoints.close()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.checkpoints.close)
+            if self.writer:
+                stack.callback(self.writer.close)
+            stack.callback(self.display.close)
 
     def _loop(self, state, start, step_fn, batches, recorder, interrupt) -> None:
         config, steps = self.config, self.config.train.steps
@@ -164,16 +185,23 @@ class Run:
             if not (evaluates or saves):
                 continue
             recorder.flush()
-            loss = self._evaluate(state, step) if evaluates else None
-            if saves:
-                self._save(step, state, recorder.tokens, loss)
-            recorder.restart_window(step)
-            if stop:
+            if stop:  # a cluster gives seconds: an evaluation that is due waits for the resume
+                self._save(step, state, recorder.tokens, None)
                 self.checkpoints.wait()
                 raise Interrupted(
                     f"Stopped after step {step:,} of {steps:,}; the state is saved. The same "
                     "command continues from there."
                 )
+            loss = None
+            if evaluates:
+                try:
+                    loss = self._evaluate(state, step)
+                except BaseException:  # what was trained must outlive what measures it
+                    self._save(step, state, recorder.tokens, None)
+                    raise
+            if saves:
+                self._save(step, state, recorder.tokens, loss)
+            recorder.restart_window(step)
 
     def _start(self) -> tuple[TrainState, int]:
         """The state to go on from and the tokens trained on before it."""
@@ -189,6 +217,8 @@ class Run:
         if found:
             state, meta = TrainState(**found[0]), found[1]
             self.display.message(f"resuming {self.directory.root} at step {meta['step']:,}")
+            for change in changed_fields(meta["difference"], self.difference):
+                self.display.message(f"  changed since then: {change}")
             return state, meta["tokens"]
         params = None
         if self.config.train.init_from:
@@ -222,7 +252,6 @@ class Run:
     def _evaluate(self, state: TrainState, step: int) -> float | None:
         """Writes the validation loss and what the evaluators say; gives the mean loss."""
         size = self.config.eval.batch_size or self.batch_size
-        check_batch(self.sharding, size, "eval.batch_size")
         losses = []
         with self.clock.phase("evaluation"), self.display.phase("evaluation"):
             for name, data in self.validation.items():
@@ -234,14 +263,25 @@ class Run:
                 )
                 self._record(record)
                 losses.append(record["loss"])
-                self.display.message(f"step {step:,}: {split} loss {record['loss']:.4f}")
+                if record["loss"] is None:
+                    self.display.warn(f"step {step:,}: the {split} loss is not finite")
+                else:
+                    self.display.message(f"step {step:,}: {split} loss {record['loss']:.4f}")
             model = Model(
                 self.setup.model, self.setup.compute, self.setup.structure, state.params, step
             )
             for evaluator in self.evaluators:
                 for record in evaluator(model, self.tokenizer):
                     self._record({"step": step, **record})
-        return float(np.mean(losses)) if losses else None
+        return float(np.mean(losses)) if losses and None not in losses else None
+
+    def _owes_evaluation(self, step: int) -> bool:
+        """Whether the run was stopped before an evaluation that was due at this step."""
+        done = any(
+            r["step"] == step and r["split"].startswith("validation")
+            for r in read_metrics(self.directory.metrics)
+        )
+        return step > 0 and _due(step, self.config.train.eval_every) and not done
 
     def _record(self, record: Record) -> None:
         self.last[record["split"]] = record
@@ -252,9 +292,12 @@ class Run:
         local: Batch = self.data.batch_rows(step - 1, self.rows)
         batch = place(local, self.sharding, self.rows, self.batch_size)
         key = step_key(self.config.seed, step - 1)
-        with self.display.phase("looking for the first bad layer"):
-            where = explain(self.setup, self.options, self.state.params, batch, key)
         kept = keep_batch(self.directory, step, local)
+        with self.display.phase("looking for the first bad layer"):
+            where = explain(
+                self.setup, self.options, self.state.params, batch, key,
+                self.config.train.grad_accumulation,
+            )
         raise UserError(
             f"The loss or its gradient was not finite at step {step}. {where} The update was not "
             f"applied; the batch is kept in {kept}, and the last checkpoint is untouched. Lower "
@@ -277,7 +320,6 @@ class Run:
             }
             text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
             atomic_write_text(self.directory.config, text)
-            shutil.rmtree(self.directory.tokenizer, ignore_errors=True)
             self.tokenizer.save(self.directory.tokenizer)
         mesh = {k: v for k, v in self.sharding.mesh.shape.items() if v > 1}
         along = " x ".join(f"{k} {v}" for k, v in mesh.items())

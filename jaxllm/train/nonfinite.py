@@ -15,46 +15,61 @@ from jaxllm.models.transformer import Transformer
 from jaxllm.nn.module import Params, bind
 from jaxllm.train.losses import LossOptions
 from jaxllm.train.state import Setup
-from jaxllm.train.step import batch_loss
+from jaxllm.train.step import batch_loss, microbatches
 
 
 def explain(
-    setup: Setup, options: LossOptions, params: Params, batch: Batch, key: jax.Array
+    setup: Setup, options: LossOptions, params: Params, batch: Batch, key: jax.Array,
+    accumulation: int,
 ) -> str:
     """A sentence on the first place where the forward or backward pass is not finite."""
-    bad = [
-        ".".join(k.key for k in path)
-        for path, ok in jax.tree_util.tree_leaves_with_path(_all_finite(params)) if not ok
-    ]
-    if bad:
-        return f"The parameter {bad[0]} itself is not finite."
+    try:
+        return _explain(setup, options, params, batch, key, accumulation)
+    except Exception as error:  # out of memory, say: the run still has a batch to report
+        return f"The place could not be found ({type(error).__name__})."
 
-    @jax.jit
-    def forward(params: Params, batch: Batch):
+
+def _explain(setup, options, params, batch, key, accumulation) -> str:
+    replicated = setup.compute.sharding.replicated()
+
+    def layers(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
+        """Whether the stream is finite after the embedding and after each layer, [L + 1]."""
         model: Transformer = bind(setup.structure, params)
-        outputs = model.hidden(
-            batch.inputs, batch.positions, batch.segment_ids, key, every_layer=True
+        counted_BT1 = (batch.weights != 0)[..., None]
+        return model.hidden(
+            batch.inputs, batch.positions, batch.segment_ids, key,
+            every_layer=lambda x: jnp.all(jnp.isfinite(x) | ~counted_BT1),
         )
-        counted = (batch.weights != 0)[None, ..., None]
-        return jnp.all(jnp.where(counted, jnp.isfinite(outputs), True), axis=(1, 2, 3))
 
-    layers = np.asarray(forward(params, batch))
-    if not layers.all():
-        first = int(np.argmin(layers))
+    def loss(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
+        return batch_loss(setup, options, params, batch, key).loss
+
+    def gradients(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params]:
+        value, grads = jax.value_and_grad(loss)(params, batch, key)
+        return jnp.isfinite(value), _all_finite(grads)
+
+    def over_microbatches(check):
+        def run(params: Params, batch: Batch, key: jax.Array):
+            if accumulation == 1:
+                return check(params, batch, key)
+            micro = (microbatches(batch, accumulation), jax.random.split(key, accumulation))
+            found = jax.lax.map(lambda one: check(params, *one), micro)
+            return jax.tree.map(lambda ok: jnp.all(ok, axis=0), found)
+
+        return jax.device_get(jax.jit(run, out_shardings=replicated)(params, batch, key))
+
+    if bad := _first_bad(jax.device_get(jax.jit(_all_finite, out_shardings=replicated)(params))):
+        return f"The parameter {bad} itself is not finite."
+    finite_layers = np.asarray(over_microbatches(layers))
+    if not finite_layers.all():
+        first = int(np.argmin(finite_layers))
         place = "the embedding" if first == 0 else f"layer {first - 1} (counted from 0)"
         return f"The output of {place} is the first that is not finite."
-
-    loss, grads = jax.jit(jax.value_and_grad(
-        lambda p: batch_loss(setup, options, p, batch, key).loss
-    ))(params)
-    if not np.isfinite(loss):
+    finite_loss, finite_gradients = over_microbatches(gradients)
+    if not finite_loss:
         return "Every layer's output is finite; the loss itself is not."
-    bad = [
-        ".".join(k.key for k in path)
-        for path, ok in jax.tree_util.tree_leaves_with_path(_all_finite(grads)) if not ok
-    ]
-    if bad:
-        return f"The loss is finite; the gradient of {bad[0]} is not."
+    if bad := _first_bad(finite_gradients):
+        return f"The loss is finite; the gradient of {bad} is not."
     return "Repeated alone, the step is finite: suspect the hardware, or an overflow of the norm."
 
 
@@ -69,6 +84,13 @@ def keep_batch(run: RunDirectory, step: int, batch: Batch) -> str:
     return str(target)
 
 
-@jax.jit
 def _all_finite(tree: Params) -> Params:
     return jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), tree)
+
+
+def _first_bad(finite: Params) -> str | None:
+    """The dotted path of the first leaf that is False."""
+    for path, ok in jax.tree_util.tree_leaves_with_path(finite):
+        if not ok:
+            return ".".join(key.key for key in path)
+    return None

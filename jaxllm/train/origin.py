@@ -56,6 +56,15 @@ def check_fits(
         )
 
 
+def changed_fields(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What a run that resumes has in its config that the checkpoint's had not, for people."""
+    now = json.loads(json.dumps(now))
+    return [
+        f"{name} was {before.get(name, 'the default')!r} and is {now.get(name, 'the default')!r}"
+        for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)
+    ]
+
+
 def initial_params(name: str, setup: Setup, tokenizer_hash: str, display: Display) -> Params:
     """The parameters of the model that a run starts from.
 

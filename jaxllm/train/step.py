@@ -55,20 +55,23 @@ def make_train_step(
         if accumulation == 1:
             return gradients(params, batch, key)
         shapes = jax.eval_shape(gradients, params, batch, key)
-        start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        start = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shapes)
 
         def body(total, micro):
             return jax.tree.map(jnp.add, total, gradients(params, *micro)), None
 
         keys = jax.random.split(key, accumulation)
-        return jax.lax.scan(body, start, (_microbatches(batch, accumulation), keys))[0]
+        return jax.lax.scan(body, start, (microbatches(batch, accumulation), keys))[0]
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         sums, grads = accumulated(state.params, batch, key)
         weight = jnp.maximum(sums.weight, 1.0)
-        loss, grad_norm = sums.loss / weight, optax.tree.norm(grads) / weight
+        in_float32 = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+        loss, grad_norm = sums.loss / weight, optax.tree.norm(in_float32) / weight
         scale = clip_factor(grad_norm, setup.max_grad_norm) / weight
-        grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+        grads = jax.tree.map(
+            lambda g, p: (g * scale).astype(p.dtype), in_float32, state.params
+        )
         updates, opt_state = setup.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -114,7 +117,7 @@ def step_key(seed: int, step: jax.Array | int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
 
 
-def _microbatches(batch: Batch, count: int) -> Batch:
+def microbatches(batch: Batch, count: int) -> Batch:
     """[B, …] as [count, B / count, …], every microbatch spread over all devices."""
     def cut(x: jax.Array) -> jax.Array:
         return x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)

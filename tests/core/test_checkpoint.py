@@ -4,6 +4,7 @@ What is restored is compared with the arrays that were saved; damage is done to 
 step one at a time.
 """
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxllm.core.checkpoint import Checkpoints, Damaged, checksums
+from jaxllm.core.checkpoint import Checkpoints, describe
 from jaxllm.core.errors import UserError
 
 
@@ -117,12 +118,37 @@ def test_a_part_can_be_restored(saved):
     assert_equal(Checkpoints(saved).restore(1, target), {"params": state(1)["params"]})
 
 
+def test_another_dtype_is_refused_or_cast(saved):
+    target = target_of(state())
+    like = target["params"]["kernel"]
+    target["params"]["kernel"] = jax.ShapeDtypeStruct(
+        like.shape, jnp.bfloat16, sharding=like.sharding
+    )
+    with pytest.raises(UserError, match=r"float32\[16, 24\], and the run wants bfloat16"):
+        Checkpoints(saved).restore(1, target)
+    kernel = Checkpoints(saved).restore(1, target, cast=True)["params"]["kernel"]
+    np.testing.assert_array_equal(kernel, state(1)["params"]["kernel"].astype(jnp.bfloat16))
+
+
+def test_a_failure_elsewhere_is_no_damage(saved, monkeypatch):
+    """A network that is down must not cost the newest checkpoint."""
+
+    def fails(*arguments, **options):
+        raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+    checkpoints = Checkpoints(saved, keep=2)
+    monkeypatch.setattr(checkpoints._manager, "restore", fails)
+    with pytest.raises(OSError, match="timed out"):
+        checkpoints.restore_newest(target_of(state()), print, lambda meta: None)
+    assert not list(saved.glob("*.damaged*"))
+
+
 def test_another_shape_is_no_match(saved):
     target = target_of(state())
     target["params"]["kernel"] = jax.ShapeDtypeStruct(
         (16, 23), jnp.float32, sharding=target["step"].sharding
     )
-    with pytest.raises(Damaged):
+    with pytest.raises(UserError, match=r"holds params\.kernel"):
         Checkpoints(saved).restore(1, target)
 
 
@@ -248,20 +274,20 @@ def test_an_unwritable_folder(tmp_path):
 
 def test_checksums_see_order_and_bits_not_sharding(sharding_of):
     x = jax.random.normal(jax.random.key(0), (16, 24))
-    base = checksums({"a": x})
+    base = describe({"a": x})
     swapped = x.at[0, 0].set(x[0, 1]).at[0, 1].set(x[0, 0])
-    assert checksums({"a": swapped}) != base
-    assert checksums({"a": x.T}) != base
+    assert describe({"a": swapped}) != base
+    assert describe({"a": x.T}) != base
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     for bit in (0, 13, 31):
         flipped = bits.at[3, 5].set(bits[3, 5] ^ jnp.uint32(1 << bit))
-        assert checksums({"a": jax.lax.bitcast_convert_type(flipped, jnp.float32)}) != base
+        assert describe({"a": jax.lax.bitcast_convert_type(flipped, jnp.float32)}) != base
     for axes in (("embed", "mlp"), ("mlp", "embed"), (None, "batch"), ("batch", None)):
         placed = jax.device_put(x, sharding_of(fsdp=4, tensor=2).named(axes))
-        assert checksums({"a": placed}) == base
+        assert describe({"a": placed}) == base
 
 
 def test_checksums_are_named_by_path():
-    assert set(checksums(state())) == {
+    assert set(describe(state())) == {
         "step", "finite", "params.kernel", "params.scale", "opt_state.0.mu", "opt_state.1"
     }

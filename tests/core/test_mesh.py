@@ -111,9 +111,12 @@ def test_constrain_pins_and_counts_dimensions(sharding_of):
 @pytest.mark.parametrize(("size", "sizes"), [(6, "4 or 8"), (3, "4"), (9, "8 or 12")])
 def test_check_batch(sharding_of, size, sizes):
     sharding = sharding_of(data=2, fsdp=2, tensor=2)
-    check_batch(sharding, 8, "data.global_batch_size")
+    check_batch(sharding, 8, "--config.data.global_batch_size")
+    check_batch(sharding, 8, "--config.data.global_batch_size", 2)
+    with pytest.raises(UserError, match=r"each of 3 microbatches.*size=12"):
+        check_batch(sharding, 8, "--config.data.global_batch_size", 3)
     with pytest.raises(UserError) as caught:
-        check_batch(sharding, size, "data.global_batch_size")
+        check_batch(sharding, size, "--config.data.global_batch_size")
     message = str(caught.value)
     assert f"data.global_batch_size={size} cannot be shared by 4 groups" in message
     assert message.endswith(f"Use --config.data.global_batch_size={sizes}.")

@@ -195,7 +195,7 @@ def test_every_layer_ends_in_the_hidden_states(models):
     @jax.jit
     def run(params):
         model = bind(structure, params)
-        residual = model.hidden(ids, positions, every_layer=True)
+        residual = model.hidden(ids, positions, every_layer=lambda x: x)
         return residual, model.norm(residual[-1]), model.hidden(ids, positions)
 
     residual, last, hidden = run(params)

@@ -43,7 +43,7 @@ def facts(workdir):
 
 def checksums(workdir, step):
     checkpoints = Checkpoints(workdir / "checkpoints")
-    return checkpoints.read_meta(step)["checksums"]
+    return checkpoints.read_meta(step)["arrays"]
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(finished, module_recipe, fiel
     ({"model__vocab_size": 100}, "at least 259|smaller than the tokenizer's"),
     ({"mesh__fsdp": 3}, "The mesh .fsdp 3. needs 3 devices"),
     ({"mesh__fsdp": 1, "mesh__tensor": 8}, "does not divide the model's '(kv_)?heads' size"),
-    ({"train__grad_accumulation": 3}, "no multiple of train.grad_accumulation=3"),
+    ({"train__grad_accumulation": 3}, "each of 3 microbatches"),
     ({"train__dtype": "float23"}, "Did you mean 'float32'"),
     ({"train__remat": "ful"}, "Did you mean 'full'"),
     ({"train__attention": "spalsh"}, "Did you mean 'splash'"),
@@ -229,6 +229,46 @@ def test_a_non_finite_loss_stops_before_the_update(module_recipe, tmp_path):
     assert max(r["step"] for r in read_metrics(workdir / "metrics.jsonl")) == 1
 
 
+def test_an_evaluation_that_fails_does_not_cost_the_training(module_recipe, tmp_path):
+    class Fails:
+        def check(self, config, tokenizer):
+            pass
+
+        def __call__(self, model, tokenizer):
+            raise RuntimeError("no such metric")
+
+    recipe = changed(module_recipe, train__steps=2, train__eval_every=0, checkpoint__every=0)
+    with pytest.raises(RuntimeError, match="no such metric"):
+        run(recipe, tmp_path / "run", [Fails()])
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [2]
+
+
+def test_what_an_evaluator_cannot_do_is_known_before_training(module_recipe, tmp_path):
+    from jaxllm.generate.samples import SampleEvaluator
+
+    with pytest.raises(UserError, match="prompt 1 is empty"):
+        run(module_recipe, tmp_path / "run", [SampleEvaluator(("",), 5)])
+    assert not (tmp_path / "run").exists()
+
+
+def test_bfloat16_parameters_load_and_are_not_mistaken_for_damage(module_recipe, tmp_path):
+    recipe = changed(module_recipe, train__param_dtype="bfloat16", train__steps=1)
+    run(recipe, tmp_path / "run")
+    params = checkpoint_params(tmp_path / "run", 1)
+    assert params["norm"]["scale"].dtype == np.float32
+    recipe = changed(recipe, train__param_dtype="float32", train__steps=2)
+    with pytest.raises(UserError, match=r"as bfloat16.*Restore train\.param_dtype"):
+        run(recipe, tmp_path / "run")
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [1]
+
+
+def test_stopped_at_an_evaluation_it_is_made_up_for(finished, module_recipe, tmp_path):
+    stop_after(module_recipe.copy_and_resolve_references(), tmp_path / "run", 4)
+    assert not [r for r in facts(tmp_path / "run") if r["split"] == "validation"]
+    run(module_recipe, tmp_path / "run")
+    assert sorted(map(str, facts(tmp_path / "run"))) == sorted(map(str, facts(finished[0])))
+
+
 def test_a_damaged_newest_checkpoint_falls_back_loudly(finished, module_recipe, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(finished[0], copy)
@@ -244,10 +284,10 @@ def test_a_damaged_newest_checkpoint_falls_back_loudly(finished, module_recipe, 
 
 
 def test_evaluators_are_called_and_recorded(module_recipe, tmp_path):
-    from jaxllm.generate.samples import sample_evaluator
+    from jaxllm.generate.samples import SampleEvaluator
 
     recipe = changed(module_recipe, train__steps=2, train__eval_every=0)
-    run(recipe, tmp_path / "run", [sample_evaluator(("Line 1", "Line 2"), 5)])
+    run(recipe, tmp_path / "run", [SampleEvaluator(("Line 1", "Line 2"), 5)])
     samples = [r for r in facts(tmp_path / "run") if r["split"] == "samples"]
     assert [r["prompt"] for r in samples] == ["Line 1", "Line 2"]
     assert all(r["step"] == 2 and isinstance(r["text"], str) for r in samples)
