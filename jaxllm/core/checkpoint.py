@@ -114,9 +114,7 @@ class Checkpoints:
             reason = "it was never completed"
         else:
             try:
-                meta = self._manager.restore(
-                    step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-                )["meta"]
+                meta = ocp.JsonCheckpointHandler().restore(folder / "meta")
                 if meta["seal"] != _seal(meta):
                     reason = "its meta item differs from what was saved"
             except Exception as error:
@@ -141,11 +139,12 @@ class Checkpoints:
             target, partial_restore=True,
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
         )
+        # The handlers are asked, not the manager: it makes the hosts wait for each other, and a
+        # host whose part is damaged would leave the others waiting.
         with _abandoned_reads_unheard():
             try:
-                restored = self._manager.restore(
-                    step, args=ocp.args.Composite(state=arguments)
-                )["state"]
+                folder = self.directory / str(step) / "state"
+                restored = ocp.PyTreeCheckpointHandler().restore(folder, args=arguments)
             except Exception as error:
                 reason = f"its arrays cannot be read ({_damage(error)})"
         _agree(step, reason)  # before the checksums, which all hosts compute together

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Sequence
 
 from etils import epath
 
@@ -14,6 +15,16 @@ from jaxllm.core.errors import UserError
 def path(name: str | os.PathLike) -> epath.Path:
     """The path of a local file or a bucket object, with `~` expanded."""
     return epath.Path(name).expanduser()
+
+
+def shortest_names(paths: Sequence[epath.Path]) -> list[str]:
+    """The shortest tails of the paths, of one length, that tell them apart."""
+    parts = [path.parts for path in paths]
+    for length in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(p[-length:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return ["/".join(p) for p in parts]
 
 
 def atomic_write_bytes(target: str | os.PathLike, content: bytes) -> None:

@@ -34,14 +34,38 @@ class RunDirectory:
         """The content of `config.json`.
 
         Raises:
-          UserError: this is no run directory.
+          UserError: this is no run directory, or its config.json is damaged.
         """
         if not self.config.exists():
             raise UserError(
                 f"{self.root} is no run directory: it has no config.json. "
                 "Name the --workdir of a finished or running `jaxllm train`."
             )
-        return json.loads(self.config.read_text())
+        try:
+            content = json.loads(self.config.read_text())
+        except ValueError as error:
+            raise self._damaged(f"it is no JSON ({error})") from error
+        if not isinstance(content, dict):
+            raise self._damaged("it holds no object with fields")
+        return content
+
+    def read_section(self, name: str) -> Record:
+        """The section `name` of the resolved config of the run.
+
+        Raises:
+          UserError: as `read_config`; also a config without that section.
+        """
+        config = self.read_config().get("config")
+        section = config.get(name) if isinstance(config, dict) else None
+        if not isinstance(section, dict):
+            raise self._damaged(f"it has no section config.{name}")
+        return section
+
+    def _damaged(self, why: str) -> UserError:
+        return UserError(
+            f"{self.config} is damaged: {why}. Copy it again, or repeat the `jaxllm train` command "
+            "of the run: it resumes and writes config.json anew."
+        )
 
 
 class MetricsWriter:
@@ -89,24 +113,50 @@ class MetricsWriter:
 
 
 def read_metrics(file) -> list[Record]:
-    """The records of a `metrics.jsonl`; a last line torn by a crash is left out."""
+    """The records of a `metrics.jsonl`, in the order they were written.
+
+    Of several records of the same measurement (step and split; also the process of a time and the
+    prompt of a sample) the newest counts. Lines torn by a crash are left out.
+    """
     file = path(file)
     if not file.exists():
         return []
-    records = []
+    records: dict[tuple, Record] = {}
     for line in file.read_bytes().split(b"\n")[:-1]:
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
-            break  # nothing after a torn line can be trusted to be in order
-    return records
+            continue
+        key = _measurement(record)
+        records.pop(key, None)  # the newest stands at its own place
+        records[key] = record
+    return list(records.values())
 
 
-def replace_records(run: RunDirectory, records: list[Record]) -> None:
-    """Puts `records` into `metrics.jsonl` in place of those with the same step and split."""
-    new = {(record["step"], record["split"]) for record in records}
-    kept = [r for r in read_metrics(run.metrics) if (r["step"], r["split"]) not in new]
-    atomic_write_text(run.metrics, "".join(_line(record) for record in kept + records))
+def append_records(run: RunDirectory, records: list[Record], *, writes: bool = True) -> None:
+    """Adds `records` to `metrics.jsonl`, which a trainer may be writing at the same time.
+
+    Of several hosts only the first `writes`.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    if not (writes and records):
+        return
+    lines = "".join(_line(record) for record in records).encode()
+    try:
+        before = run.metrics.read_bytes() if run.metrics.exists() else b""
+        if before and not before.endswith(b"\n"):
+            lines = b"\n" + lines  # a line torn by a crash must not swallow the first record
+        with run.metrics.open("ab") as file:
+            file.write(lines)  # at once and, whatever was written meanwhile, at the end
+    except OSError as error:
+        raise unwritable(run.metrics, error) from error
+
+
+def _measurement(record: Record) -> tuple:
+    process = record.get("process") if record["split"] == "time" else None
+    return record["step"], record["split"], process, record.get("prompt")
 
 
 def _line(record: Record) -> str:

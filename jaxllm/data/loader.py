@@ -32,10 +32,10 @@ class TrainingData:
         """Opens the sources of `config.mixture`; reads no tokens yet.
 
         Raises:
-          UserError: see `mixture.open_sources`; also an unknown objective or a negative seed.
+          UserError: see `mixture.open_sources`; also an unknown objective or a seed out of range.
         """
-        if not 0 <= seed < 2**63:
-            raise UserError(f"seed={seed} must lie between 0 and 2**63 - 1.")
+        if not 0 <= seed < 2**32:  # jax.random.key keeps 32 bits
+            raise UserError(f"seed={seed} must lie between 0 and 2**32 - 1 = {2**32 - 1}.")
         for name, least in (("workers", 0), ("prefetch", 1)):
             if getattr(config, name) < least:
                 raise UserError(
@@ -155,14 +155,19 @@ class ValidationData:
         rng = np.random.Generator(np.random.Philox(key=[0, index]))
         return self._objective.example(window, self._sequence_length, rng)
 
-    def batches(self, batch_size: int, limit: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, batch_size: int, limit: int = 0, rows: Sequence[int] | np.ndarray | None = None
+    ) -> Iterator[Batch]:
         """Batches [batch_size, T] of all windows, or the first `limit` batches.
 
+        With `rows`, only those rows of each batch are read, [len(rows), T]: what a host needs.
         The last batch is filled with rows of padding, whose weights are 0.
         """
+        wanted = range(batch_size) if rows is None else [int(row) for row in rows]
+        padding = Batch(*(x if x is None else np.zeros_like(x) for x in self.example(0)))
         starts = range(0, len(self), batch_size)
         for start in starts[:limit] if limit else starts:
-            rows = [self.example(i) for i in range(start, min(start + batch_size, len(self)))]
-            padding = Batch(*(x if x is None else np.zeros_like(x) for x in rows[0]))
-            batch = stack(rows + [padding] * (batch_size - len(rows)))
+            batch = stack([
+                self.example(start + row) if start + row < len(self) else padding for row in wanted
+            ])
             yield batch if self._blocks else join_documents(batch)

@@ -65,6 +65,7 @@ class Inputs:
     files: int
     bytes: int
     digest: str  # sha256 of the files' names and sizes
+    content: str = ""  # sha256 of all their bytes; "": prepared before it was noted
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def read_manifest(folder: str | os.PathLike, field: str = "") -> Manifest:
     """The manifest of a prepared folder; `field` is named in the errors.
 
     Raises:
-      UserError: the folder was not (completely) prepared, or by another version.
+      UserError: the folder was not (completely) prepared, or by another version, or its manifest
+        is damaged.
     """
     file = path(folder) / FILE
     where = f"{field}={str(folder)!r}" if field else str(folder)
@@ -99,16 +101,18 @@ def read_manifest(folder: str | os.PathLike, field: str = "") -> Manifest:
     try:
         content = json.loads(file.read_text())
     except ValueError as error:
-        raise UserError(
-            f"{file} is damaged: it is no JSON ({error}). Copy it again, or run `jaxllm prepare` "
-            "again with --overwrite."
-        ) from error
+        raise _damaged(file, f"it is no JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise _damaged(file, "it holds no object with fields")
     if content.get("version") != VERSION:
         raise UserError(
             f"{where} was prepared in format {content.get('version')}, and this version of jaxllm "
             f"reads format {VERSION}. Run `jaxllm prepare` again with --overwrite."
         )
-    return _from_json(content)
+    try:
+        return _from_json(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(file, f"a field is missing or wrong ({error})") from error
 
 
 def _from_json(content: dict[str, Any]) -> Manifest:
@@ -121,6 +125,12 @@ def _from_json(content: dict[str, Any]) -> Manifest:
         **content, "splits": splits, "dropped": dropped, "inputs": Inputs(**content["inputs"]),
         "tokenizer": TokenizerEntry(**content["tokenizer"]),
     })
+
+
+def _damaged(file, why: str) -> UserError:
+    return UserError(
+        f"{file} is damaged: {why}. Copy it again, or run `jaxllm prepare` again with --overwrite."
+    )
 
 
 def _near(folder) -> str:

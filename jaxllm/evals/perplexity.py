@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+from etils import epath
+
 from jaxllm.core.config import MeshConfig, resolve
 from jaxllm.core.display import Display
 from jaxllm.core.errors import UserError
 from jaxllm.core.mesh import Sharding, check_batch, make_mesh
-from jaxllm.core.paths import path
-from jaxllm.core.rundir import Record, replace_records
+from jaxllm.core.paths import path, shortest_names
+from jaxllm.core.rundir import Record, append_records
 from jaxllm.data import tokenizers
 from jaxllm.data.config import DataConfig
 from jaxllm.data.loader import ValidationData
@@ -27,36 +30,39 @@ def evaluate_perplexity(
 ) -> list[tuple[str, Record]]:
     """(model, record) for every model on the validation split of every prepared folder.
 
-    The records (split `eval/FOLDER`) also go into the metrics of the model's run directory.
-    `sequence_length` 0 takes each model's own.
+    The records (split `eval/FOLDER`, with as many parents as tell the folders apart) also go into
+    the metrics of the model's run directory. `sequence_length` 0 takes each model's own; `batches`
+    0 takes the whole split, null in the record.
 
     Raises:
-      UserError: no such model or data, or data prepared with another tokenizer.
+      UserError: no such model or data, data prepared with another tokenizer, or rows longer than
+        the model's learned positions.
     """
+    data = list(dict.fromkeys(path(folder) for folder in data))
+    names = shortest_names(data)
     sharding = Sharding(make_mesh(MeshConfig()))
     check_batch(sharding, batch_size, "batch_size")
     results = []
     for name in models:
         saved = find_model(name)
-        config = saved.run.read_config()["config"]
-        own = resolve(DataConfig, config["data"], "data")
+        own = resolve(DataConfig, saved.run.read_section("data"), "data")
+        length = sequence_length or own.sequence_length
+        saved.config.check_length(length, "sequence_length")
         tokenizer = tokenizers.load(saved.run.tokenizer)
-        splits = [
-            _validation(folder, tokenizer, sequence_length or own.sequence_length, own, name)
-            for folder in data
-        ]
+        splits = [_validation(folder, tokenizer, length, own, name) for folder in data]
         with display.phase(f"reading {name}"):
             model = load_params(saved, make_compute(sharding), display.warn)
         step = jit_eval_step(model, LossOptions(logit_softcap=model.config.logit_softcap))
         records = []
-        for folder, split in zip(data, splits, strict=True):
+        for folder, split in zip(names, splits, strict=True):
             with display.phase(f"evaluating {name} on {folder}"):
-                records.append(validation_record(
+                record = validation_record(
                     step, model.params, split.batches(batch_size, batches), sharding,
-                    step=model.step, split=f"eval/{path(folder).name}", batch_size=batch_size,
+                    step=model.step, split=f"eval/{folder}", batch_size=batch_size,
                     bytes_per_token=split.bytes_per_token,
-                ))
-        replace_records(saved.run, records)
+                )
+            records.append({**record, "batches": batches or None, "sequence_length": length})
+        append_records(saved.run, records, writes=jax.process_index() == 0)
         results += [(name, record) for record in records]
     return results
 
@@ -81,10 +87,11 @@ def comparison(results: Sequence[tuple[str, Record]], field: str = "loss") -> tu
 
 
 def _validation(
-    folder: str, tokenizer: tokenizers.Tokenizer, sequence_length: int, own: DataConfig, model: str
+    folder: epath.Path, tokenizer: tokenizers.Tokenizer, sequence_length: int, own: DataConfig,
+    model: str,
 ) -> ValidationData:
     split = ValidationData(
-        folder, sequence_length, own.objective, own.block_cross_document_attention
+        str(folder), sequence_length, own.objective, own.block_cross_document_attention
     )
     theirs = tokenizers.load(split.source.folder / "tokenizer")
     if theirs.hash != tokenizer.hash:

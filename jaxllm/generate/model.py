@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxllm.core.errors import UserError
 from jaxllm.data import tokenizers
-from jaxllm.generate.decode import Completion, OnText, generate
+from jaxllm.generate.decode import Completion, OnText, _rounded, generate
 from jaxllm.generate.sampling import Sampling
 from jaxllm.models.load import Model, find_model, load_params
 from jaxllm.nn.compute import make_compute
@@ -42,14 +42,18 @@ class LoadedModel:
         """Log-probability in nats of every token of each text given those before it.
 
         The first token has none before it: a text of n tokens gives n - 1 numbers.
+
+        Raises:
+          UserError: a text of fewer than two tokens, or of more than the model has positions.
         """
         texts = [texts] if isinstance(texts, str) else texts
         ids = [self.tokenizer.encode(text) for text in texts]
         for row, text in zip(ids, texts, strict=True):
             if len(row) < 2:
                 raise UserError(f"{text!r} has {len(row)} tokens: a score needs two at least.")
-        width = max(len(row) for row in ids)
-        tokens_BT = np.zeros((len(ids), width), np.int32)
+        longest = max(len(row) for row in ids)
+        self.model.config.check_length(longest, "tokens of the longest text")
+        tokens_BT = np.zeros((len(ids), _rounded(longest)), np.int32)
         for row, tokens in zip(tokens_BT, ids, strict=True):
             row[: len(tokens)] = tokens
         scores_BT = np.asarray(_score(self.model.structure, self.model.params, tokens_BT))
@@ -71,14 +75,12 @@ def load(model: str, *, dtype: str = "auto") -> LoadedModel:
     return LoadedModel(loaded, tokenizers.load(saved.run.tokenizer))
 
 
-def _score(structure, params, tokens_BT: np.ndarray) -> jax.Array:
-    @jax.jit
-    def run(params, tokens_BT):
-        model = bind(structure, params)
-        B, T = tokens_BT.shape
-        positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-        logits = model.logits(model.hidden(tokens_BT, positions))
-        log_probabilities = jax.nn.log_softmax(logits[:, :-1], axis=-1)
-        return jnp.take_along_axis(log_probabilities, tokens_BT[:, 1:, None], axis=-1)[..., 0]
-
-    return run(params, tokens_BT)
+@partial(jax.jit, static_argnums=0)
+def _score(structure, params, tokens_BT: jax.Array) -> jax.Array:
+    """Log-probabilities [B, T - 1] of all tokens but the first."""
+    model = bind(structure, params)
+    B, T = tokens_BT.shape
+    positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
+    logits = model.logits(model.hidden(tokens_BT, positions_BT))
+    log_probabilities = jax.nn.log_softmax(logits[:, :-1], axis=-1)
+    return jnp.take_along_axis(log_probabilities, tokens_BT[:, 1:, None], axis=-1)[..., 0]

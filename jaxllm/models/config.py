@@ -63,6 +63,20 @@ class ModelConfig:
         attention = dataclasses.replace(attention, kv_heads=kv_heads, head_dim=head_dim)
         return dataclasses.replace(self, attention=attention)
 
+    def check_length(self, length: int, field: str) -> None:
+        """Refuses rows of `length` tokens (`field` says whose) that learned positions end before.
+
+        Raises:
+          UserError: with the length that fits.
+        """
+        most = self.positions.max_length
+        if self.positions.kind == "learned" and length > most:
+            raise UserError(
+                f"{field}={length} is longer than the model's {most} learned positions. Shorten it "
+                f"to {most}, or train with a larger model.positions.max_length (the table is then "
+                "a new one)."
+            )
+
 
 POSITIONS = ("rope", "learned", "none")
 

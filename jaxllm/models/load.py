@@ -47,7 +47,7 @@ class SavedModel:
     @property
     def config(self) -> ModelConfig:
         """Its configuration, with the vocabulary size that it was trained with."""
-        return resolve(ModelConfig, self.run.read_config()["config"]["model"], "model")
+        return resolve(ModelConfig, self.run.read_section("model"), "model")
 
 
 def find_model(name: str) -> SavedModel:
@@ -56,12 +56,10 @@ def find_model(name: str) -> SavedModel:
     Raises:
       UserError: there is no such model; what is there is listed.
     """
-    root, _, step = name.partition("@")
+    root, step = _split_step(name)
     location = path(root)
     if location.parent.name == "checkpoints" and location.name.isdigit():
         step, location = location.name, location.parent.parent
-    if step and not step.isdigit():
-        raise UserError(f"model={name!r}: the step after '@' must be a number.")
     if not location.exists():
         raise UserError(f"model={name!r}: there is no {location}.{_runs_near(location)}")
     saved = SavedModel(name, RunDirectory(location), int(step) if step else None)
@@ -110,6 +108,18 @@ def abstract_params(specs: Params, compute: Compute) -> Any:
         lambda spec, sharding: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding),
         specs, param_shardings(specs, compute.sharding),
     )
+
+
+def _split_step(name: str) -> tuple[str, str]:
+    """The path and the step ("" for the newest) of RUN@STEP, where RUN may itself have an '@'."""
+    root, at, step = name.rpartition("@")
+    if not at or path(name).exists():
+        return name, ""
+    if step.isdecimal():
+        return root, step
+    if path(root).exists() and "/" not in step:
+        raise UserError(f"model={name!r}: the step after '@' must be a number.")
+    return name, ""
 
 
 def _runs_near(location) -> str:

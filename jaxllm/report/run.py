@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxllm.core.paths import shortest_names
 from jaxllm.core.rundir import Record, RunDirectory, read_metrics
 
 TIMES = ("compile", "data", "step", "checkpoint", "evaluation", "other")
@@ -67,7 +68,7 @@ def read_runs(paths: Sequence[str]) -> list[Run]:
       UserError: a directory is no run directory.
     """
     directories = [RunDirectory(path) for path in dict.fromkeys(paths)]
-    names = _names([directory.root.parts for directory in directories])
+    names = shortest_names([directory.root for directory in directories])
     runs = [_read(directory, name) for directory, name in zip(directories, names, strict=True)]
     if any("/" in split for run in runs for split in run.validations()):
         for run in runs:
@@ -99,12 +100,3 @@ def _read(directory: RunDirectory, name: str) -> Run:
         parameters=saved.get("parameters"),
         splits=splits,
     )
-
-
-def _names(paths: list[tuple[str, ...]]) -> list[str]:
-    """The shortest tails of the paths that tell them apart."""
-    for length in range(1, max(map(len, paths)) + 1):
-        names = ["/".join(parts[-length:]) for parts in paths]
-        if len(set(names)) == len(names):
-            return names
-    return ["/".join(parts) for parts in paths]

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from jaxllm.core.checkpoint import Checkpoints, describe
@@ -137,7 +138,7 @@ def test_a_failure_elsewhere_is_no_damage(saved, monkeypatch):
         raise OSError(errno.ETIMEDOUT, "Connection timed out")
 
     checkpoints = Checkpoints(saved, keep=2)
-    monkeypatch.setattr(checkpoints._manager, "restore", fails)
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", fails)
     with pytest.raises(OSError, match="timed out"):
         checkpoints.restore_newest(target_of(state()), print, lambda meta: None)
     assert not list(saved.glob("*.damaged*"))

@@ -10,7 +10,13 @@ import pytest
 from etils import epath
 
 from jaxllm.core.errors import UserError
-from jaxllm.core.paths import atomic_write_bytes, atomic_write_text, make_directory, path
+from jaxllm.core.paths import (
+    atomic_write_bytes,
+    atomic_write_text,
+    make_directory,
+    path,
+    shortest_names,
+)
 
 
 def failing_write(monkeypatch, number):
@@ -61,3 +67,11 @@ def test_make_directory_creates_parents_and_is_repeatable(tmp_path):
 def test_home_is_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert str(path("~/x")) == str(tmp_path / "x")
+
+
+@pytest.mark.parametrize(("paths", "names"), [
+    ([], []), (["/a/b"], ["b"]), (["/a/b", "/a/c"], ["b", "c"]),
+    (["/a/b", "c/b", "/a/d"], ["a/b", "c/b", "a/d"]), (["b", "a/b"], ["b", "a/b"]),
+])
+def test_shortest_names_tell_paths_apart(paths, names):
+    assert shortest_names([path(p) for p in paths]) == names

@@ -1,12 +1,11 @@
 """The run directory: metrics survive a crash, and a resumed run continues the file exactly."""
 
 import errno
-import json
 
 import pytest
 
 from jaxllm.core.errors import UserError
-from jaxllm.core.rundir import MetricsWriter, RunDirectory, read_metrics, replace_records
+from jaxllm.core.rundir import MetricsWriter, RunDirectory, append_records, read_metrics
 
 
 @pytest.fixture
@@ -99,9 +98,48 @@ def test_a_full_disk_is_explained(run, monkeypatch):
         writer.write(record(1))
 
 
-def test_replace_records(run):
-    write(run, [record(1), record(2), record(2, "eval/a", loss=3.0)])
-    new = record(2, "eval/a", loss=2.0)
-    replace_records(run, [new])
-    assert read_metrics(run.metrics) == [record(1), record(2), new]
-    assert json.loads(run.metrics.read_text().splitlines()[-1])["loss"] == 2.0
+def test_appended_records_leave_a_running_trainer_alone(run):
+    writer = MetricsWriter(run, 0)
+    writer.write(record(1))
+    evaluated = record(1, "eval/a", loss=3.0)
+    append_records(run, [evaluated])
+    writer.write(record(2))
+    append_records(run, [record(1, "eval/b")], writes=False)
+    writer.close()
+    assert read_metrics(run.metrics) == [record(1), evaluated, record(2)]
+
+
+def test_records_are_appended_to_no_or_an_empty_file(run):
+    for prepare in (lambda: None, lambda: run.metrics.write_text("")):
+        prepare()
+        append_records(run, [record(1)])
+        assert len(run.metrics.read_text().splitlines()) == 1
+
+
+def test_an_appended_record_survives_the_torn_line_before_it(run):
+    write(run, [record(1), record(2)])
+    run.metrics.write_text(run.metrics.read_text()[:-5])
+    append_records(run, [record(1, "eval/a")])
+    append_records(run, [record(1, "eval/b")])
+    assert read_metrics(run.metrics) == [record(1), record(1, "eval/a"), record(1, "eval/b")]
+    assert "" not in run.metrics.read_text().split("\n")[:-1]
+
+
+def test_the_newest_record_of_a_measurement_counts(run):
+    different = [
+        record(1), record(2), record(2, "validation"), record(2, "eval/a"),
+        record(2, "time", process=0), record(2, "time", process=1),
+        record(2, "samples", prompt="a"), record(2, "samples", prompt="b"),
+    ]
+    write(run, different)
+    assert read_metrics(run.metrics) == different
+    again = [{**item, "loss": 9.0} for item in different]
+    append_records(run, again)
+    assert read_metrics(run.metrics) == again
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": []}', '{"config": {"data": 1}}'])
+def test_a_damaged_config_is_named(run, content):
+    run.config.write_text(content)
+    with pytest.raises(UserError, match=r"config\.json is damaged: .*repeat the `jaxllm train`"):
+        run.read_section("data")

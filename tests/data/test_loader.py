@@ -133,6 +133,13 @@ def test_an_error_in_the_loading_thread_reaches_the_caller(corpora, tmp_path):
         take(data.iterate(0, range(BATCH)), 10)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_has_32_bits(corpora, seed):
+    make(corpora, seed=2**32 - 1)
+    with pytest.raises(UserError, match=rf"seed={seed} must lie between 0 and 2\*\*32 - 1"):
+        make(corpora, seed=seed)
+
+
 def test_settings_that_cannot_work(corpora):
     for fields, expected in (({"workers": -1}, "data.workers=-1 must be at least 0"),
                              ({"prefetch": 0}, "data.prefetch=0 must be at least 1"),
@@ -158,6 +165,17 @@ def test_validation_has_every_token_as_target_once(corpora, length):
     assert sum(row.weights.sum() for row in rows) == len(tokens) - sum(starts)
     assert [len(list(data.batches(3, limit=n))) for n in (0, 1)] == [-(-len(data) // 3), 1]
     assert data.bytes_per_token == data.bytes / len(tokens)
+
+
+def test_a_host_reads_only_its_rows_of_a_validation_batch(corpora, monkeypatch):
+    data = ValidationData(str(corpora / "a"), 16, "causal")
+    whole, read = list(data.batches(8)), []
+    assert len(data) % 8 in range(1, 6)  # the last batch has padding in row 6
+    example = data.example
+    monkeypatch.setattr(data, "example", lambda index: read.append(index) or example(index))
+    for batch, part in zip(whole, data.batches(8, rows=np.array([6, 1])), strict=True):
+        assert_equal(part, Batch(*(x if x is None else x[[6, 1]] for x in batch)))
+    assert {index % 8 for index in read[1:]} == {6, 1}
 
 
 def test_a_validation_split_of_one_token(tmp_path):

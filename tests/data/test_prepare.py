@@ -154,6 +154,46 @@ def test_an_unfinished_folder_is_not_prepared_and_is_finished(corpus, tmp_path):
     assert contents(out) == {**whole, "mine.array_record": b"not ours"}
 
 
+@pytest.mark.parametrize("content", [
+    b"{", b"\xff", b"[]", b'{"version": 1}', b'{"version": 1, "splits": []}',
+])
+def test_a_damaged_manifest_is_named(tmp_path, content):
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"{tmp_path}/manifest.json is damaged.*--overwrite"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_with_a_field_missing_or_unknown(corpus, tmp_path):
+    run_prepare(tmp_path, [corpus], **LINES, **BYTES)
+    file = tmp_path / "manifest.json"
+    whole = json.loads(file.read_text())
+    for name in whole:
+        file.write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
+        with pytest.raises(UserError, match=r"is damaged|was prepared in format None"):
+            read_manifest(tmp_path)
+    whole["tokenizer"]["new"] = 1
+    file.write_text(json.dumps(whole))
+    with pytest.raises(UserError, match=r"is damaged.*new"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["txt", "jsonl"])
+def test_an_edit_that_keeps_the_size_is_noticed(tmp_path, ending):
+    for name in ("a", "b"):
+        lines = [f"{name}{text}" for text in sentences(40, 5)]
+        rows = lines if ending == "txt" else [json.dumps({"text": text}) for text in lines]
+        (tmp_path / f"{name}.{ending}").write_bytes(b"\xef\xbb\xbf" + "\n".join(rows).encode())
+    files, out = [tmp_path / f"{name}.{ending}" for name in ("a", "b")], tmp_path / "out"
+    manifest = run_prepare(out, files, **LINES, **BYTES)
+    together = b"".join(file.read_bytes() for file in files)
+    assert manifest.inputs.content == hashlib.sha256(together).hexdigest()
+    assert run_prepare(out, files, **LINES, **BYTES) == manifest
+    files[1].write_bytes(files[1].read_bytes().replace(b"cat", b"cow", 1))
+    with pytest.raises(UserError, match=r"text of the input files was changed.*--overwrite"):
+        run_prepare(out, files, **LINES, **BYTES)
+    assert run_prepare(out, files, overwrite=True, **LINES, **BYTES).inputs != manifest.inputs
+
+
 def test_blank_documents_are_dropped_and_counted(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(
         json.dumps({"text": text}) + "\n" for text in ["", " \n", *sentences(40, 5)]))

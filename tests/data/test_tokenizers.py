@@ -160,6 +160,29 @@ def test_a_changed_or_missing_tokenizer_is_refused(corpus, tmp_path):
         tokenizers.load(tmp_path / "run")
 
 
+@pytest.mark.parametrize(("file", "content"), [
+    ("jaxllm_tokenizer.json", b"{"), ("jaxllm_tokenizer.json", b"[]"),
+    ("jaxllm_tokenizer.json", b'{"kind": "char"}'),
+    ("characters.json", b"{"), ("characters.json", b"{}"),
+    ("characters.json", b'{"characters": "", "end_of_text": true}'), ("characters.json", None),
+    ("tokenizer.model", b"no model"), ("tokenizer.model", None),
+    ("tokenizer.json", b"{"), ("tokenizer.json", None),
+])
+def test_a_damaged_tokenizer_is_named(corpus, tmp_path, file, content):
+    if file == "tokenizer.json":
+        saved = tokenizers.load(huggingface_folder(tmp_path, corpus))
+    else:
+        saved = train(corpus) if file == "tokenizer.model" else char.train(corpus, end_of_text=True)
+    saved.save(tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{tmp_path}.*Copy") as error:
+        tokenizers.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_kinds_are_the_files():
     assert tokenizers.kinds() == ["byte", "char", "huggingface", "sentencepiece"]
     with pytest.raises(UserError, match=r"sentencepiece"):

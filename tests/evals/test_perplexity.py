@@ -1,6 +1,8 @@
 """The evaluation against a plain loop over windows and tokens."""
 
+import json
 import math
+import shutil
 from itertools import pairwise
 
 import jax
@@ -76,10 +78,35 @@ def test_equals_a_plain_loop_over_tokens(trained, data):
 
 
 def test_the_result_is_kept_once_in_the_run(trained, data):
-    for _ in range(2):
+    metrics = RunDirectory(str(trained)).metrics
+    trainers = [r for r in read_metrics(metrics) if not r["split"].startswith("eval/")]
+    for batches in (0, 1):
+        evaluate_perplexity(
+            [str(trained)], [str(data)], make_display(), batch_size=8, batches=batches
+        )
+        *others, found = read_metrics(metrics)
+        assert others == trainers
+        assert (found["split"], found["batches"], found["sequence_length"]) == (
+            "eval/data", batches or None, 32)
+
+
+def test_a_run_that_is_training_keeps_what_it_writes(trained, data):
+    run = RunDirectory(str(trained))
+    with run.metrics.open("a") as trainer:
         evaluate_perplexity([str(trained)], [str(data)], make_display(), batch_size=8, batches=1)
-    records = read_metrics(RunDirectory(str(trained)).metrics)
-    assert [r["split"] for r in records].count("eval/data") == 1
+        trainer.write(json.dumps({"step": 3, "split": "later"}) + "\n")
+    assert read_metrics(run.metrics)[-1]["split"] == "later"
+
+
+def test_folders_of_one_name_are_told_apart(trained, data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / data.name)
+    folders = [str(data), str(copy), f"{data}/"]
+    results = evaluate_perplexity(
+        [str(trained)], folders, make_display(), batch_size=8, batches=1
+    )
+    expected = {f"eval/{folder.parent.name}/{folder.name}" for folder in (data, copy)}
+    assert len(results) == 2
+    assert {record["split"] for _, record in results} == expected
 
 
 def test_a_comparison_names_the_difference():
@@ -102,3 +129,13 @@ def test_mistakes_are_named(trained, data, tmp_path):
         evaluate_perplexity([f"{trained}@7"], [str(data)], make_display(), batch_size=8)
     with pytest.raises(UserError, match="there is no"):
         evaluate_perplexity([str(tmp_path / "run")], [str(data)], make_display(), batch_size=8)
+
+
+def test_rows_beyond_the_learned_positions_are_refused(trained, data, tmp_path):
+    run = RunDirectory(str(tmp_path / "run"))
+    shutil.copytree(trained, run.root)
+    content = run.read_config()
+    content["config"]["model"]["positions"].update(kind="learned", max_length=48)
+    run.config.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"sequence_length=49 is longer than .* 48 learned posit"):
+        evaluate_perplexity([str(run.root)], [str(data)], make_display(), sequence_length=49)

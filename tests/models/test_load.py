@@ -79,6 +79,26 @@ def test_refuses(runs, compute, name, message):
         load(f"{runs}/{name}", compute)
 
 
+def test_a_path_may_hold_an_at_sign(runs, tmp_path, compute):
+    import shutil
+
+    for name in ("me@host/run", "run@9"):
+        copy = shutil.copytree(runs / "first", tmp_path / name)
+        assert load(copy, compute).step == 9
+        assert load(f"{copy}@2", compute).step == 2
+        with pytest.raises(UserError, match=r"the step after '@' must be a number"):
+            load(f"{copy}@abc", compute)
+    (tmp_path / "me").mkdir()  # what stands before the '@' exists too
+    assert load(tmp_path / "me@host/run", compute).step == 9
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"config": {}}', '{"config": {"model": 3}}'])
+def test_a_damaged_config_is_named(tmp_path, compute, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        load(tmp_path, compute)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_damage_of_the_step_asked_for_is_an_error_of_the_newest_a_warning(
     runs, tmp_path, compute, params

@@ -106,3 +106,14 @@ def test_a_preempted_host_stops_both_at_one_step(tmp_path):
     assert Checkpoints(workdir / "checkpoints").steps()[-1] == last
     processes(corpus, workdir, last + 2, count=1)
     assert max(step for step, _ in losses(workdir)) == last + 2
+
+
+@pytest.mark.slow
+def test_damage_that_one_host_sees_is_agreed_on_by_both(tmp_path):
+    corpus, workdir = prepare_text(tmp_path / "corpus", TEXT), tmp_path / "run"
+    processes(corpus, workdir, 4, count=2)
+    for file in (workdir / "checkpoints/4/state").glob("ocdbt.process_1/d/*"):
+        file.write_bytes(bytes(file.stat().st_size))
+    processes(corpus, workdir, 6, count=2)
+    names = {p.name for p in (workdir / "checkpoints").iterdir()}
+    assert "4.damaged" in names and "6" in names

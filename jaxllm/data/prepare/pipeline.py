@@ -5,6 +5,7 @@ Reading more than once keeps memory at one document, however large the corpus is
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -31,7 +32,13 @@ from jaxllm.data.manifest import (
 )
 from jaxllm.data.prepare import split
 from jaxllm.data.prepare.config import PrepareConfig
-from jaxllm.data.prepare.readers import InputFile, find_files, read_documents
+from jaxllm.data.prepare.readers import (
+    Digest,
+    InputFile,
+    content_digest,
+    find_files,
+    read_documents,
+)
 from jaxllm.data.prepare.writer import Scratch, SplitWriter
 from jaxllm.data.tokenizers import Tokenizer
 
@@ -120,9 +127,10 @@ class Corpus:
         return (text for text in self._all() if not text.isspace() and text)
 
     def count(self) -> Counts:
-        """Reads everything once."""
+        """Reads everything once; from then on `inputs` knows the content too."""
         counts, blank, share = Counts(), Dropped(0, 0), self.config.split.validation_share
-        for text in counted(self._all(), self.display, "reading documents"):
+        digest = hashlib.sha256()
+        for text in counted(self._all(digest), self.display, "reading documents"):
             if text.isspace() or not text:
                 blank = Dropped(blank.documents + 1, blank.characters + len(text))
                 continue
@@ -131,6 +139,7 @@ class Corpus:
             if split.hash_fraction(text, "split") < share:
                 counts.chosen += 1
                 counts.chosen_characters += len(text)
+        self.inputs = dataclasses.replace(self.inputs, content=digest.hexdigest())
         counts.dropped = {"blank": blank} if blank.documents else {}
         return counts
 
@@ -143,9 +152,9 @@ class Corpus:
             documents, split.cut_place(counts.characters, config.validation_share)
         )
 
-    def _all(self) -> Iterator[str]:
+    def _all(self, digest: Digest | None = None) -> Iterator[str]:
         return itertools.chain.from_iterable(
-            read_documents(file, self.config.input) for file in self.files
+            read_documents(file, self.config.input, digest) for file in self.files
         )
 
 
@@ -246,11 +255,16 @@ def _check_same(
         for section, values in manifest.settings.items() for name, old in values.items()
         if corpus.settings[section].get(name) != old
     ]
-    if not changed and manifest.inputs != corpus.inputs:
+    listed = dataclasses.replace(manifest.inputs, content="")
+    if not changed and listed != corpus.inputs:
         changed = [
             f"the input was {manifest.inputs.files} files of {manifest.inputs.bytes:,} bytes and "
             f"is {corpus.inputs.files} of {corpus.inputs.bytes:,}, or files were renamed"
         ]
+    if not changed and manifest.inputs.content:
+        with corpus.display.phase("comparing the input"):
+            if content_digest(corpus.files) != manifest.inputs.content:
+                changed = ["the text of the input files was changed, at equal sizes"]
     if not changed and tokenizer and tokenizer.hash != manifest.tokenizer.hash:
         changed = [f"the tokenizer in {corpus.config.tokenizer.path} is another one now"]
     if changed:

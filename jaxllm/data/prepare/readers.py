@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO, Protocol
 
 from etils import epath
 
@@ -20,6 +22,13 @@ ENDINGS = {
 }
 SAMPLE = "sample:"
 BOM = b"\xef\xbb\xbf"  # marks UTF-8 on Windows; no part of the text
+
+
+class Digest(Protocol):
+    """A hash of hashlib."""
+
+    def update(self, data: bytes, /) -> None:
+        """Takes the next bytes."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +59,36 @@ def find_files(config: InputConfig) -> list[InputFile]:
     return list(files.values())
 
 
-def read_documents(file: InputFile, config: InputConfig) -> Iterator[str]:
-    """The documents of a file, in order; some may be blank.
+def read_documents(
+    file: InputFile, config: InputConfig, digest: Digest | None = None
+) -> Iterator[str]:
+    """The documents of a file, in order; some may be blank. `digest` takes its bytes in passing.
 
     Raises:
       UserError: binary content, invalid UTF-8, a broken JSONL row or one without the text field.
     """
     if file.format == "jsonl":
-        return _rows(file, config.text_field)
-    lines = (line for _, line in _lines(file))
+        return _rows(file, config.text_field, digest)
+    lines = (line for _, line in _lines(file, digest))
     if config.document == "file":
         return iter(["".join(lines)])
     if config.document == "line":
         return (line.rstrip("\r\n") for line in lines)
     return _paragraphs(lines)
+
+
+def content_digest(files: Iterable[InputFile]) -> str:
+    """sha256 of all bytes of the files, one after the other.
+
+    Raises:
+      UserError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        with _open(file) as stream:
+            while part := stream.read(2**20):
+                digest.update(part)
+    return digest.hexdigest()
 
 
 def _expand(name: str) -> list[tuple[epath.Path, str]]:
@@ -132,15 +157,20 @@ def _format(file: epath.Path, shown: str) -> str:
     )
 
 
-def _lines(file: InputFile) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of each line, its end included."""
-    offset = 0
+def _open(file: InputFile) -> BinaryIO:
     try:
-        stream = file.path.open("rb")
+        return file.path.open("rb")
     except OSError as error:
         raise UserError(f"{file.name} cannot be read: {error.strerror or error}.") from error
-    with stream:
+
+
+def _lines(file: InputFile, digest: Digest | None) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line, its end included."""
+    offset = 0
+    with _open(file) as stream:
         for number, line in enumerate(stream, 1):
+            if digest:
+                digest.update(line)
             if number == 1 and line.startswith(BOM):
                 line, offset = line[len(BOM) :], len(BOM)
             if (nul := line.find(b"\0")) >= 0:
@@ -172,8 +202,8 @@ def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
         yield "".join(current).rstrip("\r\n")
 
 
-def _rows(file: InputFile, field: str) -> Iterator[str]:
-    for number, line in _lines(file):
+def _rows(file: InputFile, field: str, digest: Digest | None) -> Iterator[str]:
+    for number, line in _lines(file, digest):
         if not line.strip():
             continue
         where = f"{file.name}:{number}"

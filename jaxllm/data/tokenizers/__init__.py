@@ -47,12 +47,21 @@ def load(folder: str | os.PathLike) -> Tokenizer:
     folder = path(folder)
     metadata = folder / METADATA
     if metadata.exists():
-        saved = json.loads(metadata.read_text())
-        tokenizer = kind_module(saved["kind"]).load(folder)
-        if tokenizer.hash != saved["hash"]:
+        try:
+            saved = json.loads(metadata.read_text())
+            kind, saved_hash = saved["kind"], saved["hash"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(metadata, error) from error
+        try:
+            tokenizer = kind_module(kind).load(folder)
+        except UserError:
+            raise
+        except Exception as error:  # what a library raises for a file that is not its own
+            raise _damaged(folder, error) from error
+        if tokenizer.hash != saved_hash:
             raise UserError(
                 f"The tokenizer in {folder} was changed after it was saved: its hash is "
-                f"{tokenizer.hash[:12]}, {METADATA} says {saved['hash'][:12]}. Restore its files, "
+                f"{tokenizer.hash[:12]}, {METADATA} says {saved_hash[:12]}. Restore its files, "
                 "or prepare the data again."
             )
         return tokenizer
@@ -62,4 +71,12 @@ def load(folder: str | os.PathLike) -> Tokenizer:
     hint = f" Did you mean {inside}?" if inside.exists() else ""
     raise UserError(
         f"{folder} holds no tokenizer: neither {METADATA} nor tokenizer.json is there.{hint}"
+    )
+
+
+def _damaged(file, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(
+        f"The tokenizer {file} is damaged or not complete ({type(error).__name__}: {reason}). Copy "
+        "its folder again, or prepare the data again with --overwrite."
     )

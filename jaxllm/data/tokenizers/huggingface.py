@@ -67,4 +67,6 @@ def load(folder) -> HuggingFaceTokenizer:
     try:
         return HuggingFaceTokenizer(files)
     except Exception as error:  # the library raises plain Exception
-        raise UserError(f"{folder / FILE} cannot be read as a tokenizer: {error}") from error
+        raise UserError(
+            f"{folder / FILE} cannot be read as a tokenizer: {error}. Copy it again."
+        ) from error
