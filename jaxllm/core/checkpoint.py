@@ -246,7 +246,11 @@ def _storage_error(directory, error: Exception) -> Exception:
     number = re.search(r"os_error_code='(\d+)'", str(error))
     if number:
         error = OSError(int(number[1]), os.strerror(int(number[1])))
-    return unwritable(directory, error) if isinstance(error, OSError) else error
+    if not isinstance(error, OSError):
+        return error
+    # The run ends here, and Python would print a page for every write that was given up.
+    sys.unraisablehook = lambda unraisable: None
+    return unwritable(directory, error)
 
 
 def _as_saved(step: int, target: Any, saved: dict[str, list], cast: bool) -> Any:

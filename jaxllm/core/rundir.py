@@ -63,8 +63,8 @@ class RunDirectory:
 
     def _damaged(self, why: str) -> UserError:
         return UserError(
-            f"{self.config} is damaged: {why}. Copy it again, or repeat the `jaxllm train` command "
-            "of the run: it resumes and writes config.json anew."
+            f"{self.config} is damaged: {why}. Copy it again; for a run that is not finished, "
+            "repeat its `jaxllm train` command, which writes the file anew."
         )
 
 

@@ -20,6 +20,7 @@ from jaxllm.data.loader import ValidationData
 from jaxllm.models.load import find_model, load_params
 from jaxllm.nn.compute import make_compute
 from jaxllm.train.evaluate import validation_record
+from jaxllm.train.feed import local_rows
 from jaxllm.train.losses import LossOptions
 from jaxllm.train.step import jit_eval_step
 
@@ -41,7 +42,8 @@ def evaluate_perplexity(
     data = list(dict.fromkeys(path(folder) for folder in data))
     names = shortest_names(data)
     sharding = Sharding(make_mesh(MeshConfig()))
-    check_batch(sharding, batch_size, "batch_size")
+    check_batch(sharding, batch_size, "--batch_size")
+    rows = local_rows(sharding, batch_size)
     results = []
     for name in models:
         saved = find_model(name)
@@ -57,7 +59,7 @@ def evaluate_perplexity(
         for folder, split in zip(names, splits, strict=True):
             with display.phase(f"evaluating {name} on {folder}"):
                 record = validation_record(
-                    step, model.params, split.batches(batch_size, batches), sharding,
+                    step, model.params, split.batches(batch_size, batches, rows), sharding,
                     step=model.step, split=f"eval/{folder}", batch_size=batch_size,
                     bytes_per_token=split.bytes_per_token,
                 )

@@ -53,8 +53,8 @@ def generate(
     sampling.check()
     ids, limit = check_prompts(model.config, tokenizer, prompts, max_new_tokens)
     rows = [_Row(tokenizer, prompt_ids, stop) for prompt_ids in ids]
-    width = _rounded(max(len(row) for row in ids))
-    slots = _rounded(width + limit + CHUNK)
+    width = rounded(max(len(row) for row in ids))
+    slots = rounded(width + limit + CHUNK)
     tokens_BT = np.zeros((len(ids), width), np.int32)
     for row, prompt_ids in zip(tokens_BT, ids, strict=True):
         row[: len(prompt_ids)] = prompt_ids
@@ -180,7 +180,7 @@ def check_prompts(
     return ids, min(max_new_tokens, positions.max_length - longest)
 
 
-def _rounded(length: int) -> int:
+def rounded(length: int) -> int:
     """The next multiple of a power of two that grows with the length."""
     step = max(16, 1 << max((length - 1).bit_length() - 2, 0))
     return -(-length // step) * step

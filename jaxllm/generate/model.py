@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxllm.core.errors import UserError
 from jaxllm.data import tokenizers
-from jaxllm.generate.decode import Completion, OnText, _rounded, generate
+from jaxllm.generate.decode import Completion, OnText, generate, rounded
 from jaxllm.generate.sampling import Sampling
 from jaxllm.models.load import Model, find_model, load_params
 from jaxllm.nn.compute import make_compute
@@ -53,7 +53,7 @@ class LoadedModel:
                 raise UserError(f"{text!r} has {len(row)} tokens: a score needs two at least.")
         longest = max(len(row) for row in ids)
         self.model.config.check_length(longest, "tokens of the longest text")
-        tokens_BT = np.zeros((len(ids), _rounded(longest)), np.int32)
+        tokens_BT = np.zeros((len(ids), rounded(longest)), np.int32)
         for row, tokens in zip(tokens_BT, ids, strict=True):
             row[: len(tokens)] = tokens
         scores_BT = np.asarray(_score(self.model.structure, self.model.params, tokens_BT))

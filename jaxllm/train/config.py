@@ -136,10 +136,4 @@ def _check(config: Config) -> None:
     for name, value in not_negative.items():
         if value < 0:
             raise UserError(f"{name}={value} must not be negative.")
-    positions = config.model.positions
-    if positions.kind == "learned" and data.sequence_length > positions.max_length:
-        raise UserError(
-            f"data.sequence_length={data.sequence_length} is longer than the model's "
-            f"{positions.max_length} learned positions. Shorten it to {positions.max_length}, or "
-            "raise model.positions.max_length (a new table is then trained)."
-        )
+    config.model.check_length(data.sequence_length, "data.sequence_length")

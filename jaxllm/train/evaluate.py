@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxllm.core.mesh import Sharding
@@ -20,15 +19,14 @@ def validation_record(
     eval_step: Callable, params: Params, batches: Iterable[Batch], sharding: Sharding,
     *, step: int, split: str, batch_size: int, bytes_per_token: float | None,
 ) -> dict[str, Any]:
-    """The metrics record of one pass over `batches` (global host batches of `batch_size` rows).
+    """The metrics record of one pass over `batches` (this host's rows of `batch_size`).
 
     `loss` is the mean negative log-likelihood per token in nats; None when it is not finite.
     """
     rows = local_rows(sharding, batch_size)
     totals, pending = [], []
     for batch in batches:
-        local = jax.tree.map(lambda x: x[rows], batch)
-        pending.append(eval_step(params, place(local, sharding, rows, batch_size)))
+        pending.append(eval_step(params, place(batch, sharding, rows, batch_size)))
         if len(pending) > 2:  # the device stays busy and holds no more than a few batches
             totals.append(_read(pending.pop(0)))
     totals += [_read(sums) for sums in pending]

@@ -257,7 +257,8 @@ class Run:
             for name, data in self.validation.items():
                 split = "validation" if len(self.validation) == 1 else f"validation/{name}"
                 record = validation_record(
-                    self.eval_step, state.params, data.batches(size, self.config.eval.batches),
+                    self.eval_step, state.params,
+                    data.batches(size, self.config.eval.batches, local_rows(self.sharding, size)),
                     self.sharding, step=step, split=split, batch_size=size,
                     bytes_per_token=data.bytes_per_token,
                 )

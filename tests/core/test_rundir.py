@@ -141,5 +141,5 @@ def test_the_newest_record_of_a_measurement_counts(run):
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": []}', '{"config": {"data": 1}}'])
 def test_a_damaged_config_is_named(run, content):
     run.config.write_text(content)
-    with pytest.raises(UserError, match=r"config\.json is damaged: .*repeat the `jaxllm train`"):
+    with pytest.raises(UserError, match=r"config\.json is damaged: .*repeat its `jaxllm train`"):
         run.read_section("data")
