@@ -29,8 +29,8 @@ say "Evaluate: what did it learn of the domain, what did it forget of the rest?"
 jaxllm eval --model=$BASE,$TUNED --data=$GENERAL,$DOMAIN
 
 say "Generate: both models continue the same words"
-jaxllm generate --model=$BASE --prompt="The Committee decided to"
-jaxllm generate --model=$TUNED --prompt="The Committee decided to"
+jaxllm generate --model=$BASE --prompt="The Committee decided to" --temperature=0.5
+jaxllm generate --model=$TUNED --prompt="The Committee decided to" --temperature=0.5
 
 say "Report: both runs on one page"
 jaxllm report $BASE $TUNED

@@ -24,7 +24,7 @@ PEAK_FLOPS = {
 }
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 
 
 def start(cache: bool = True) -> None:
@@ -99,10 +99,12 @@ def _keep_memory() -> None:
     """Lets malloc keep freed memory instead of handing it back to the system.
 
     XLA's CPU backend takes and frees its temporary buffers at every step; by default glibc maps
-    and unmaps them each time, and the page faults cost a third of a small model's step.
+    and unmaps them each time, and the page faults cost a third of a small model's step. One arena,
+    because those of threads cannot hold a block over 64 MiB and map it after all.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc
+        libc.mallopt(M_ARENA_MAX, 1)
         for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             libc.mallopt(option, 2**31 - 1)
 
