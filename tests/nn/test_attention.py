@@ -187,7 +187,7 @@ def test_choose(compute):
     with pytest.raises(UserError, match=r"cannot run this model.*128, not 100.*Use 'auto'"):
         chosen("splash_interpret")
     with pytest.raises(UserError, match=r"train\.attention='spalsh' is unknown.*'splash'"):
-        chosen("spalsh")
+        make_compute(attention="spalsh")
 
 
 def test_mask_of_nothing_is_none():
