@@ -25,7 +25,7 @@ def get_config(variant: str = ""):
     config.train.log_every = 10
     config.train.eval_every = 100
     config.checkpoint.every = 100
-    config.eval.prompts = ("ROMEO:", "The king")
+    config.eval.prompts = ("ROMEO:\n", "The king")
     if variant == "debug":
         config.model.preset = "llama_debug"
         config.data.sequence_length = 32
@@ -35,6 +35,6 @@ def get_config(variant: str = ""):
         config.checkpoint.every = 10
         config.optimizer.warmup_steps = 5
         config.eval.batches = 2
-        config.eval.prompts = ("ROMEO:",)
+        config.eval.prompts = ("ROMEO:\n",)
         config.eval.sample_tokens = 16
     return config

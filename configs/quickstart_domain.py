@@ -27,7 +27,7 @@ def get_config(variant: str = ""):
     config.train.log_every = 10
     config.train.eval_every = 50
     config.checkpoint.every = 50
-    config.eval.prompts = ("The Committee", "ROMEO:")
+    config.eval.prompts = ("The Committee", "ROMEO:\n")
     if variant == "debug":
         config.train.init_from = "runs/quickstart/base_debug"
         config.data.sequence_length = 32

@@ -66,9 +66,19 @@ def golden(request):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Two-layer models by family, every size small and no two alike."""
+    """Models by family, every size small and no two alike: two layers, or a pattern's and a half.
+    """
     from jaxllm.models.config import ModelConfig
-    from jaxllm.nn.config import AttentionConfig, InitConfig, MlpConfig, NormConfig, PositionConfig
+    from jaxllm.nn.config import (
+        AttentionConfig,
+        EmbeddingConfig,
+        EncoderConfig,
+        HeadConfig,
+        InitConfig,
+        MlpConfig,
+        NormConfig,
+        PositionConfig,
+    )
 
     llama = ModelConfig(
         family="llama", vocab_size=48, width=32, layers=2,
@@ -83,7 +93,34 @@ def tiny():
         mlp=MlpConfig(width=56, activation="gelu_tanh", gated=False, bias=True),
         init=InitConfig(stddev=0.1, scale_residual=True),
     )
-    return {"llama": llama.completed(), "gpt2": gpt2.completed()}
+    bert = ModelConfig(
+        family="bert", architecture="encoder", vocab_size=48, width=32, layers=2, tied=True,
+        attention=AttentionConfig(heads=4, bias=True, output_bias=True),
+        positions=PositionConfig(kind="learned", max_length=24),
+        norm=NormConfig("layernorm", placement="post"), embedding=EmbeddingConfig(types=2),
+        mlp=MlpConfig(width=56, activation="gelu", gated=False, bias=True),
+        head=HeadConfig("masked_lm", bias=True), init=InitConfig(stddev=0.1),
+    )
+    t5 = ModelConfig(
+        family="t5", architecture="encoder_decoder", vocab_size=48, width=32, layers=2, tied=True,
+        encoder=EncoderConfig(layers=3), attention=AttentionConfig(heads=4, head_dim=10),
+        positions=PositionConfig(kind="relative", buckets=8, max_distance=16),
+        mlp=MlpConfig(width=40, activation="relu", gated=False), head=HeadConfig(scaled=True),
+        init=InitConfig(stddev=0.3),
+    )
+    gemma3 = ModelConfig(
+        family="gemma3", vocab_size=48, width=32, layers=5, tied=True, logit_softcap=3.0,
+        attention=AttentionConfig(
+            heads=4, kv_heads=2, head_dim=16, window=4, pattern=("local", "global"),
+            qk_norm="head",
+        ),
+        positions=PositionConfig(theta=500.0, local_theta=40.0, max_length=64),
+        norm=NormConfig("rmsnorm", placement="sandwich", unit_offset=True),
+        mlp=MlpConfig(width=40, activation="gelu_tanh"), embedding=EmbeddingConfig(scaled=True),
+        init=InitConfig(stddev=0.1),
+    )
+    models = {"llama": llama, "gpt2": gpt2, "bert": bert, "t5": t5, "gemma3": gemma3}
+    return {name: config.completed() for name, config in models.items()}
 
 
 @pytest.fixture(scope="session")

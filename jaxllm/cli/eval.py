@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         )
         for field, title in (
             ("loss", "loss (nats per token)"), ("perplexity", "perplexity per token"),
-            ("bits_per_byte", "bits per byte"),
+            ("accuracy", "accuracy of the likeliest token"), ("bits_per_byte", "bits per byte"),
         ):
             display.table(title, *comparison(results, field))
     return 0
@@ -36,7 +36,8 @@ def main(argv: list[str]) -> int:
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_list(
-        "model", None, "Run directories (RUN or RUN@STEP), comma-separated.", flag_values=values
+        "model", None, "Run directories (RUN or RUN@STEP) or Hugging Face folders, with commas.",
+        flag_values=values,
     )
     flags.DEFINE_list("data", None, "Prepared folders, comma-separated.", flag_values=values)
     flags.DEFINE_integer("batch_size", 16, "Rows per step.", flag_values=values, lower_bound=1)

@@ -17,23 +17,28 @@ def main(argv: list[str]) -> int:
     _, values = parse(argv, __doc__, _define, config=False, workdir=False)
     name, prompts = required(values, "model"), required(values, "prompt")
 
+    from jaxllm.generate.defaults import Defaults
     from jaxllm.generate.model import load
 
     model = load(name)
+    model.defaults = model.defaults.otherwise(Defaults(max_new_tokens=200, temperature=0.8))
+    # an encoder-decoder answers its prompt, others go on from it
+    between = "\n" if model.model.config.architecture == "encoder_decoder" else ""
     alone = len(prompts) == 1
     if alone:
-        print(prompts[0], end="", flush=True)
+        print(prompts[0], end=between, flush=True)
     completions = model.generate(
         prompts, max_new_tokens=values.max_new_tokens, temperature=values.temperature,
-        top_k=values.top_k, top_p=values.top_p, min_p=values.min_p, stop=values.stop,
-        seed=values.seed, on_text=_stream if alone else None,
+        top_k=values.top_k, top_p=values.top_p, min_p=values.min_p, beams=values.beams,
+        length_penalty=values.length_penalty, stop=values.stop, seed=values.seed,
+        on_text=_stream if alone else None,
     )
     if alone:
         print()
         return 0
     for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         print(f"--- {index + 1}/{len(prompts)} ({completion.finish_reason})")
-        print(prompt + completion.text)
+        print(prompt + between + completion.text)
     return 0
 
 
@@ -44,14 +49,23 @@ def _stream(row: int, text: str) -> None:
 
 def _define(values: flags.FlagValues) -> None:
     add = {"flag_values": values}
-    flags.DEFINE_string("model", None, "Run directory (RUN or RUN@STEP) or checkpoint.", **add)
+    flags.DEFINE_string(
+        "model", None, "Run directory (RUN or RUN@STEP), checkpoint or Hugging Face folder.", **add
+    )
     flags.DEFINE_multi_string(
         "prompt", None, "Text to go on from; repeat the flag for a batch.", **add
     )
-    flags.DEFINE_integer("max_new_tokens", 200, "Tokens to generate at most.", **add)
-    flags.DEFINE_float("temperature", 0.8, "0: always the likeliest token.", **add)
-    flags.DEFINE_integer("top_k", 0, "Draw from the k likeliest; 0: all.", **add)
-    flags.DEFINE_float("top_p", 1.0, "Draw from the likeliest that add up to p.", **add)
-    flags.DEFINE_float("min_p", 0.0, "Drop tokens below this share of the likeliest.", **add)
+    # None: as a Hugging Face folder's generation_config.json says, else the value in brackets
+    flags.DEFINE_integer("max_new_tokens", None, "Tokens to generate at most (200).", **add)
+    flags.DEFINE_float("temperature", None, "0: always the likeliest token (0.8).", **add)
+    flags.DEFINE_integer("top_k", None, "Draw from the k likeliest; 0: all (0).", **add)
+    flags.DEFINE_float("top_p", None, "Draw from the likeliest that add up to p (1.0).", **add)
+    flags.DEFINE_float(
+        "min_p", None, "Drop tokens below this share of the likeliest (0.0).", **add
+    )
+    flags.DEFINE_integer("beams", None, "Search with so many beams; 1: draw tokens (1).", **add)
+    flags.DEFINE_float(
+        "length_penalty", None, "Beams: score = log-probability / length ** this (1.0).", **add
+    )
     flags.DEFINE_multi_string("stop", [], "Text that ends the generation; repeatable.", **add)
     flags.DEFINE_integer("seed", 0, "Of the draws.", **add)

@@ -17,7 +17,8 @@ from jaxllm.core.errors import (
 )
 
 # In the order of a model's life; each is the file cli/VERB.py with `main(argv) -> int`.
-VERBS = ("prepare", "preview", "train", "eval", "generate", "report")
+SAVING = ("train",)  # verbs that write checkpoints
+VERBS = ("prepare", "preview", "train", "eval", "generate", "convert", "report")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"jaxllm: {stop}", file=sys.stderr)
         return EXIT_RESUMABLE
     except KeyboardInterrupt:
-        print("jaxllm: interrupted; nothing was saved since the last checkpoint.", file=sys.stderr)
+        lost = "; nothing was saved since the last checkpoint" if argv[0] in SAVING else ""
+        print(f"jaxllm: interrupted{lost}.", file=sys.stderr)
         return EXIT_RESUMABLE
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()

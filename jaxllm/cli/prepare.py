@@ -10,12 +10,12 @@ from absl import flags as absl_flags
 
 from jaxllm.cli.flags import parse
 
-COLUMNS = ("split", "documents", "characters", "bytes", "tokens", "tokens per character")
+COLUMNS = ("split", "documents", "characters", "bytes", "tokens", "characters per token")
 
 
 def main(argv: list[str]) -> int:
     """Runs the verb."""
-    values, flags = parse(argv, __doc__, _define)
+    values, flags = parse(argv, __doc__, _define, kind="prepare")
 
     from jaxllm.core.display import make_display
     from jaxllm.data.prepare.config import resolve_config
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     with make_display() as display:
         manifest = prepare(config, flags.workdir, display, flags.overwrite)
         rows = [
-            (name, s.documents, s.characters, s.bytes, s.tokens, round(s.tokens / s.characters, 3))
+            (name, s.documents, s.characters, s.bytes, s.tokens, round(s.characters / s.tokens, 2))
             for name, s in manifest.splits.items()
         ]
         rows += [

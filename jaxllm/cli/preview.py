@@ -21,7 +21,10 @@ def main(argv: list[str]) -> int:
 
     config = resolve_config(values)
     with make_display() as display:
-        preview(config.data, config.seed, flags.step, flags.rows, display)
+        preview(
+            config.data, config.seed, flags.step, flags.rows, display,
+            decoder_start_id=config.model.decoder_start_id,
+        )
     return 0
 
 

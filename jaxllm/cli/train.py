@@ -10,6 +10,8 @@ import os
 
 from jaxllm.cli.flags import parse
 
+MEASURES = ("loss", "perplexity", "accuracy", "bits_per_byte")
+
 
 def main(argv: list[str]) -> int:
     """Runs the verb."""
@@ -38,11 +40,11 @@ def main(argv: list[str]) -> int:
     with make_display(None if first else open(os.devnull, "w")) as display:
         records = train(config, changed, flags.workdir, display, _evaluators(config))
         rows = [
-            (r["split"], r["step"], r["loss"], r["perplexity"], r["bits_per_byte"])
+            tuple(r.get(name) for name in ("split", "step", *MEASURES))
             for r in records if "loss" in r
         ]
         if rows and first:
-            columns = ("split", "step", "loss", "perplexity", "bits per byte")
+            columns = ("split", "step", *(name.replace("_", " ") for name in MEASURES))
             display.table(f"{flags.workdir}", columns, rows)
     return 0
 

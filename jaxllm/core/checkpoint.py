@@ -17,7 +17,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -77,7 +78,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: Meta, validation_loss: float | None) -> None:
         """Starts writing the state; returns when the devices' memory may be reused."""
         meta = {**meta, "step": step, "arrays": describe(state)}
-        meta["seal"] = _seal(meta)
+        meta["seal"] = seal(meta)
         metrics = None if validation_loss is None else {"loss": validation_loss}
         try:
             self._manager.save(
@@ -89,14 +90,14 @@ class Checkpoints:
                 force=True,
             )
         except (OSError, ValueError) as error:
-            raise _storage_error(self.directory, error) from error
+            raise storage_error(self.directory, error) from error
 
     def wait(self) -> None:
         """Blocks until everything started is on disk."""
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
-            raise _storage_error(self.directory, error) from error
+            raise storage_error(self.directory, error) from error
 
     def close(self) -> None:
         """Waits, and lets the background threads go."""
@@ -115,10 +116,10 @@ class Checkpoints:
         else:
             try:
                 meta = ocp.JsonCheckpointHandler().restore(folder / "meta")
-                if meta["seal"] != _seal(meta):
+                if meta["seal"] != seal(meta):
                     reason = "its meta item differs from what was saved"
             except Exception as error:
-                reason = f"its meta item cannot be read ({_damage(error)})"
+                reason = f"its meta item cannot be read ({damage_of(error)})"
         _agree(step, reason)
         return meta
 
@@ -146,7 +147,7 @@ class Checkpoints:
                 folder = self.directory / str(step) / "state"
                 restored = ocp.PyTreeCheckpointHandler().restore(folder, args=arguments)
             except Exception as error:
-                reason = f"its arrays cannot be read ({_damage(error)})"
+                reason = f"its arrays cannot be read ({damage_of(error)})"
         _agree(step, reason)  # before the checksums, which all hosts compute together
         for name, found in describe(restored).items():
             if found != saved[name]:
@@ -214,7 +215,7 @@ def _abandoned_reads_unheard() -> Iterator[None]:
         sys.unraisablehook = hook
 
 
-def _seal(meta: Meta) -> str:
+def seal(meta: Meta) -> str:
     """A hash of everything else in the meta item."""
     content = {name: value for name, value in meta.items() if name != "seal"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -226,7 +227,7 @@ def _agree(step: int, reason: str | None) -> None:
         raise Damaged(step, reason or "another host could not read its part")
 
 
-def _damage(error: Exception) -> str:
+def damage_of(error: Exception) -> str:
     """What a read that failed says of the file; what does not look like damage is raised again.
 
     A network that is down or memory that is short must not cost the newest checkpoint.
@@ -235,13 +236,14 @@ def _damage(error: Exception) -> str:
     elsewhere = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
     if elsewhere or isinstance(error, MemoryError) or any(sign in text for sign in NOT_DAMAGE):
         raise error
-    return f"{type(error).__name__}: {text.splitlines()[0][:160] if text else 'no reason given'}"
+    first = re.sub(r"<[^<>]* object at [^<>]*>|<bound method [^<>]*>", "", text.partition("\n")[0])
+    return f"{type(error).__name__}: {' '.join(first.split())[:160] or 'no reason given'}"
 
 
 NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED")
 
 
-def _storage_error(directory, error: Exception) -> Exception:
+def storage_error(directory, error: Exception) -> Exception:
     """The user's view of a write that failed; the storage layer hides the number in a text."""
     number = re.search(r"os_error_code='(\d+)'", str(error))
     if number:
@@ -299,17 +301,37 @@ def _checksum_all(leaves: list[jax.Array]) -> list[jax.Array]:
     return [_checksum(leaf) for leaf in leaves]
 
 
-def _checksum(x: jax.Array) -> jax.Array:
-    """Sum over elements of hash(bits + index · odd constant), modulo 2³²."""
+def checksum_part(block: np.ndarray, index: tuple[slice, ...], shape: tuple[int, ...]) -> int:
+    """The block's share of the checksum of an array of `shape`, which is the sum of all shares."""
+    starts = np.array([cut.start for cut in index], np.uint32)
+    return int(_checksum_block(block, starts, shape))
+
+
+@partial(jax.jit, static_argnums=2)
+def _checksum_block(x: jax.Array, starts: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return _checksum(x, starts, shape)
+
+
+def _checksum(
+    x: jax.Array, starts: Sequence[int] | jax.Array = (), shape: tuple[int, ...] = ()
+) -> jax.Array:
+    """Sum over elements of hash(bits + index · odd constant), modulo 2³².
+
+    With `starts` the elements are those of a block that begins there in an array of `shape`.
+    """
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[np.dtype(x.dtype).itemsize]
     words = jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32)
     index = jnp.zeros(words.shape, jnp.uint32)
+    shape = shape or words.shape
     stride = 1
     for axis in reversed(range(words.ndim)):
-        index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * jnp.uint32(stride)
-        stride = stride * words.shape[axis] % 2**32
+        place = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+        if len(starts):
+            place += starts[axis]
+        index += place * jnp.uint32(stride)
+        stride = stride * shape[axis] % 2**32
     mixed = words + index * jnp.uint32(0x9E3779B1)
     mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EBCA6B)
     return jnp.sum(mixed ^ (mixed >> 13), dtype=jnp.uint32)

@@ -10,7 +10,10 @@ reported before anything heavy is loaded.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import typing
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict, config_dict
@@ -97,6 +100,27 @@ def reject_unread(section: Any, read: set[str], owner: str, where: str) -> None:
             )
 
 
+def check_ranges(section: Any, where: str, ranges: dict[str, str]) -> None:
+    """Refuses numbers that mean nothing: `ranges` has an interval, such as "[0, 1)", by dotted field.
+
+    A number must also be finite.
+
+    Raises:
+      UserError: naming the field and the interval in words.
+    """
+    for name, interval in ranges.items():
+        value = functools.reduce(getattr, name.split("."), section)
+        low, high = (float(end) for end in interval[1:-1].split(","))
+        above = value >= low if interval[0] == "[" else value > low
+        below = value <= high if interval[-1] == "]" else value < high
+        if not (above and below and math.isfinite(value)):
+            words = [f"at least {low:g}" if interval[0] == "[" else f"above {low:g}"]
+            if math.isfinite(high):
+                words.append(f"at most {high:g}" if interval[-1] == "]" else f"below {high:g}")
+            field = f"{where}.{name}" if where else name
+            raise UserError(f"{field}={value} must be a number {' and '.join(words)}.")
+
+
 def check_variant(variant: str, known: tuple[str, ...]) -> None:
     """Refuses the variant of a recipe (`--config=FILE:variant`) that the recipe does not have."""
     if variant and variant not in known:
@@ -151,3 +175,34 @@ class MeshConfig:
     context: int = 1  # the sequence
     tensor: int = 1  # attention heads, the MLP's width and the vocabulary
     stage: int = 1  # the stacked layers
+
+
+
+def reject_unread_sections(
+    section: Any, names: Sequence[str], read: set[str], owner: str, where: str
+) -> None:
+    """Refuses a section of `names` that is set away from its defaults and that `owner` ignores."""
+    for name in names:
+        inner = getattr(section, name)
+        if name not in read and inner != type(inner)():
+            fields = {f.name: getattr(inner, f.name) for f in dataclasses.fields(inner)}
+            usual = type(inner)()
+            changed = next(f for f, value in fields.items() if value != getattr(usual, f))
+            raise UserError(
+                f"{where}.{name}.{changed}={fields[changed]!r} has no effect: {owner} does not "
+                "read it. Remove it."
+            )
+
+
+def replace_fields(section: Section, changes: dict[str, Any]) -> Section:
+    """`section` with the fields at these dotted paths replaced, in order; values are not checked.
+
+    Raises:
+      AttributeError: there is no such field.
+    """
+    for where, value in changes.items():
+        name, _, rest = where.partition(".")
+        if rest:
+            value = replace_fields(getattr(section, name), {rest: value})
+        section = dataclasses.replace(section, **{name: value})
+    return section

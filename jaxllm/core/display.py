@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import sys
 import time
 from collections import deque
@@ -90,15 +91,22 @@ class Display:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
+        terminal = sys.stdout.isatty()
+        table = Table(box=box.SIMPLE_HEAD)
+        if terminal:
+            table.title, table.title_justify = Text(title), "left"
         for index, name in enumerate(columns):
             numbers = all(_is_number(row[index]) for row in rows)
             table.add_column(Text(name), justify="right" if numbers else "left")
         for row in rows:
             table.add_row(*(Text(_cell(value)) for value in row))
-        wide = None if sys.stdout.isatty() else 1000  # a pipe has no width to fold a table into
         with self._paused():
-            Console(file=sys.stdout, width=wide).print(table)
+            if terminal:
+                Console(file=sys.stdout).print(table)
+                return
+            drawn = io.StringIO()  # a pipe has no width to fold a title or a table into
+            Console(file=drawn, width=10_000).print(table)
+            print(title, *(line.rstrip() for line in drawn.getvalue().splitlines()), sep="\n")
 
     def close(self) -> None:
         """Ends the count; the display can start another."""

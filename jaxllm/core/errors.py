@@ -23,9 +23,14 @@ class Interrupted(Exception):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """A did-you-mean sentence for `name`, or the list of choices when none is close."""
+    """A did-you-mean sentence for `name`, or the list of choices when none is close.
+
+    Initials are close too: lr is learning_rate.
+    """
     names = sorted(set(choices))
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if not close and len(name) > 1:
+        close = [n for n in names if "".join(word[:1] for word in n.split("_")) == name]
     if close:
         return f"Did you mean {' or '.join(repr(c) for c in close)}?"
     shown = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")

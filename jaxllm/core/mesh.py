@@ -36,6 +36,10 @@ RULES: Rules = (
     ("mlp", ("tensor",)),
     ("norm", ()),
     ("position", ()),
+    ("bucket", ()),  # of a relative bias
+    ("type", ()),  # of tokens
+    ("label", ()),
+    ("dense", ()),  # outputs of a head's dense layer
     # activations
     ("batch", ("data", "fsdp", "expert")),
     ("sequence", ("context",)),
@@ -101,7 +105,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {name: getattr(config, name) for name in MESH_AXES}
-    shape = _mesh_shape(sizes, len(devices))
+    shape = _mesh_shape(sizes, len(devices), devices[0].platform == "cpu")
     auto = (AxisType.Auto,) * len(MESH_AXES)
     if devices == jax.devices():  # jax then orders the devices along the interconnect
         return jax.make_mesh(shape, MESH_AXES, axis_types=auto)
@@ -131,7 +135,7 @@ def check_batch(sharding: Sharding, batch_size: int, flag: str, microbatches: in
         )
 
 
-def _mesh_shape(sizes: dict[str, int], count: int) -> tuple[int, ...]:
+def _mesh_shape(sizes: dict[str, int], count: int, cpu: bool) -> tuple[int, ...]:
     bad = [name for name, size in sizes.items() if size < 1 and size != -1]
     free = [name for name, size in sizes.items() if size == -1]
     if bad:
@@ -142,9 +146,16 @@ def _mesh_shape(sizes: dict[str, int], count: int) -> tuple[int, ...]:
     written = " x ".join(f"{name} {size}" for name, size in sizes.items() if size != 1)
     if count % fixed or (not free and fixed != count):
         divisors = ", ".join(str(d) for d in range(1, count + 1) if count % d == 0)
+        fix = f"Choose axes that multiply to {count}: each one of {divisors}."
+        if count == 1:
+            fix = "Leave the axes at 1."
+        if cpu and fixed > count:
+            fix = (
+                f"{fix.rstrip('.')}, or for a trial set the environment variable "
+                f"XLA_FLAGS=--xla_force_host_platform_device_count={fixed}."
+            )
         raise UserError(
             f"The mesh ({written or 'all axes 1'}) needs {fixed} devices (or a multiple, with an "
-            f"axis of -1), and there are {count}. Choose axes that multiply to {count}: each one "
-            f"of {divisors}."
+            f"axis of -1), and there {'is' if count == 1 else 'are'} {count}. {fix}"
         )
     return tuple(count // fixed if size == -1 else size for size in sizes.values())

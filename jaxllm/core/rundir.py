@@ -24,11 +24,25 @@ class RunDirectory:
         self.report = self.root / "report.html"
 
     def create(self) -> None:
-        """Creates the directory and proves that it can be written."""
+        """Creates the directory and proves that it can be written.
+
+        Raises:
+          UserError: it cannot, or it holds prepared data, whose tokenizer a run would replace.
+        """
+        if (self.root / "manifest.json").exists():
+            raise UserError(
+                f"--workdir={self.root} is a folder of prepared data (it has a manifest.json): a "
+                "run there would replace its tokenizer. Name another folder for the run, such as "
+                f"--workdir=runs/{self.root.name}."
+            )
         make_directory(self.root)
         probe = self.root / ".writable"
         atomic_write_text(probe, "")
         probe.unlink()
+
+    def exists(self) -> bool:
+        """Whether there is a run, or the beginning of one."""
+        return self.config.exists() or self.checkpoints.exists()
 
     def read_config(self) -> Record:
         """The content of `config.json`.

@@ -10,20 +10,62 @@ class SourceConfig:
     """A folder written by `jaxllm prepare`, and its share of the examples."""
 
     path: str = ""
-    weight: float = 1.0  # relative to the other sources'
+    weight: float = 1.0  # relative to the other sources'; 0: the source is left out
+
+
+@dataclass(frozen=True)
+class MaskedConfig:
+    """Objective `masked` (BERT, RoBERTa). What is neither masked nor random stays as it is."""
+
+    rate: float = 0.15  # share of the tokens that are predicted
+    mask_share: float = 0.8  # of those: the model sees the mask token
+    random_share: float = 0.1  # of those: the model sees a random token
+    whole_word: bool = False  # words are chosen, not tokens
+
+
+@dataclass(frozen=True)
+class SpanConfig:
+    """Objective `span_corruption` (T5)."""
+
+    density: float = 0.15  # share of the tokens that are dropped
+    mean_length: float = 3.0  # tokens per dropped span, at least 1
+
+
+@dataclass(frozen=True)
+class DenoisingConfig:
+    """Objective `denoising` (BART)."""
+
+    density: float = 0.3  # share of the words that are masked
+    mean_length: float = 3.0  # words per span, Poisson distributed, at least 1
+    permute_sentences: bool = True  # inside each document
+    whole_word: bool = True  # spans are of words where the tokenizer knows any, else of tokens
+
+
+@dataclass(frozen=True)
+class PrefixConfig:
+    """Objective `prefix_lm`: the share of a document seen in both directions is uniform."""
+
+    min_share: float = 0.0
+    max_share: float = 1.0
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """What a run trains on. The batch of a step depends on these and the seed alone."""
 
-    sequence_length: int = 1024  # tokens per row
+    sequence_length: int = 1024  # tokens per row; of an encoder-decoder the encoder's
     global_batch_size: int = 8  # rows per step, over all hosts
     objective: str = "causal"  # a file of data/objectives
+    target_length: int = 0  # of the decoder of an encoder-decoder; 0: as its objective needs
+    masked: MaskedConfig = field(default_factory=MaskedConfig)
+    spans: SpanConfig = field(default_factory=SpanConfig)
+    denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
+    prefix: PrefixConfig = field(default_factory=PrefixConfig)
     mixture: dict[str, SourceConfig] = field(default_factory=dict)  # by a name of your choice
     shuffle: bool = True  # anew every epoch
     # False lets attention see the documents before in a row, as GPT-2 and nanoGPT do: then no mask
-    # is needed but the causal one, which kernels know how to skip.
+    # is needed but the causal one, which kernels know how to skip. The rows of an encoder-decoder
+    # are always one text, as T5's and BART's are.
     block_cross_document_attention: bool = True
     workers: int = 0  # processes that load data; 0: a thread of this one
     prefetch: int = 2  # batches kept ready, per worker

@@ -16,23 +16,28 @@ import grain
 import numpy as np
 from absl import flags
 
+from jaxllm.core.config import to_dict
 from jaxllm.core.errors import UserError
 from jaxllm.data import mixture
-from jaxllm.data.batch import Batch, join_documents, stack
+from jaxllm.data.batch import Batch, Window, stack
 from jaxllm.data.config import DataConfig
-from jaxllm.data.objectives import find_objective
+from jaxllm.data.objectives import make_objective, objective_class
 from jaxllm.data.sources import TokenSource
-from jaxllm.data.windows import Window
+from jaxllm.data.tokenizers import Tokenizer
+
+FORMAT = 2  # of the examples that a config and a seed give; grows when they change
 
 
 class TrainingData:
     """The training examples of a run. Row r of step s is example s · global_batch_size + r."""
 
-    def __init__(self, config: DataConfig, seed: int):
+    def __init__(self, config: DataConfig, seed: int, decoder_start_id: int = -1):
         """Opens the sources of `config.mixture`; reads no tokens yet.
 
+        `decoder_start_id` is the model's, see `make_objective`.
+
         Raises:
-          UserError: see `mixture.open_sources`; also an unknown objective or a seed out of range.
+          UserError: see `mixture.open_sources` and `make_objective`; also a seed out of range.
         """
         if not 0 <= seed < 2**32:  # jax.random.key keeps 32 bits
             raise UserError(f"seed={seed} must lie between 0 and 2**32 - 1 = {2**32 - 1}.")
@@ -41,29 +46,48 @@ class TrainingData:
                 raise UserError(
                     f"data.{name}={getattr(config, name)} must be at least {least}."
                 )
-        self.config, self.seed = config, seed
+        objective_class(config.objective)  # a wrong name is told before the data are looked at
+        self.config, self.seed, self._decoder_start_id = config, seed, decoder_start_id
         self.sources = mixture.open_sources(config)
         self._turns = mixture.turns(config, self.sources)
-        objective = find_objective(config.objective)
-        self._examples = mixture.examples(config, self.sources, objective, seed)
         first = next(iter(self.sources.values()))
-        self.tokenizer_path = first.folder / "tokenizer"
+        self.tokenizer_path = first.tokenizer_path
         self.tokenizer_hash = first.manifest.tokenizer.hash
+        self._objective = make_objective(config, first.load_tokenizer, decoder_start_id)
+        self._examples = mixture.examples(config, self.sources, self._objective, seed)
 
     def __reduce__(self):
-        return TrainingData, (self.config, self.seed)
+        return TrainingData, (self.config, self.seed, self._decoder_start_id)
+
+    def load_tokenizer(self) -> Tokenizer:
+        """The tokenizer of all sources; raises as `TokenSource.load_tokenizer`."""
+        return next(iter(self.sources.values())).load_tokenizer()
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens of a row of the decoder (or only tower) and of the encoder, 0 without one."""
+        return self._objective.lengths
+
+    @property
+    def targets_per_row(self) -> int:
+        """The most places of a row that have a weight; 0: as many as it has tokens."""
+        return self._objective.targets_per_row
 
     @property
     def fingerprint(self) -> str:
         """sha256 of everything that decides the batches: equal fingerprints, equal batches."""
         config = self.config
+        options = self._objective.OPTIONS
         parts = {
+            "format": FORMAT,
             "mixture": {
                 name: [config.mixture[name].weight, [shard.sha256 for shard in source.shards]]
                 for name, source in self.sources.items()
             },
             "tokenizer": self.tokenizer_hash, "seed": self.seed, "shuffle": config.shuffle,
             "sequence_length": config.sequence_length, "objective": config.objective,
+            "options": to_dict(getattr(config, options)) if options else {},
+            "lengths": self.lengths, "decoder_start_id": self._decoder_start_id,
             "global_batch_size": config.global_batch_size,
             "block_cross_document_attention": config.block_cross_document_attention,
         }
@@ -81,7 +105,8 @@ class TrainingData:
         """The given rows of the global batch of step `step` (the first is 0), [len(rows), T]."""
         first = step * self.config.global_batch_size
         batch = stack([self._examples[first + int(row)] for row in rows])
-        return batch if self.config.block_cross_document_attention else join_documents(batch)
+        blocks = self.config.block_cross_document_attention
+        return batch if blocks else self._objective.joined(batch)
 
     def iterate(self, start_step: int, rows: Sequence[int] | np.ndarray) -> Iterator[Batch]:
         """`batch_rows` of start_step, start_step + 1, …, made ahead of time by `data.workers`
@@ -119,33 +144,30 @@ class _Rows:
 class ValidationData:
     """The validation split of a prepared folder, each token a target once (but the very first)."""
 
-    def __init__(
-        self, folder: str, sequence_length: int, objective: str,
-        block_cross_document_attention: bool = True,
-    ):
-        """Opens the split.
+    def __init__(self, folder: str, config: DataConfig, decoder_start_id: int = -1):
+        """Opens the split; of `config` the objective, its options and the lengths are read.
 
         Raises:
-          UserError: no prepared data there, or fewer than two tokens.
+          UserError: no prepared data there, too few tokens, or see `make_objective`.
         """
         self.source = TokenSource(folder, "validation")
-        self._blocks = block_cross_document_attention
-        self._sequence_length = sequence_length
-        self._objective = find_objective(objective)
-        self._raw_length = self._objective.raw_length(sequence_length)
-        self._stride = self._raw_length - self._objective.OVERLAP
-        if self.source.num_tokens <= self._objective.OVERLAP:
+        self._blocks = config.block_cross_document_attention
+        self._objective = make_objective(config, self.source.load_tokenizer, decoder_start_id)
+        self._raw_length = self._objective.raw_length
+        self._stride = self._raw_length - self._objective.overlap
+        if self.source.num_tokens <= self._objective.overlap:
             raise UserError(
                 f"The validation split of {folder} has {self.source.num_tokens} token, so there "
                 "is nothing to predict. Prepare the data with a larger split.validation_share."
             )
         self.bytes = self.source.num_bytes
         # Tokens that are no targets, the first of each document, count as the mean of the others.
-        self.bytes_per_token = self.bytes / self.source.num_tokens
+        covers = self._objective.COVERS_TEXT
+        self.bytes_per_token = self.bytes / self.source.num_tokens if covers else None
 
     def __len__(self) -> int:
         """Windows of the split; the last may be padded."""
-        return -(-(self.source.num_tokens - self._objective.OVERLAP) // self._stride)
+        return -(-(self.source.num_tokens - self._objective.overlap) // self._stride)
 
     def example(self, index: int) -> Batch:
         """Window `index`, [T] arrays; windows do not overlap and are in the order of the text."""
@@ -153,7 +175,7 @@ class ValidationData:
         stop = min(start + self._raw_length, self.source.num_tokens)
         window = Window(*self.source.slice(start, stop))
         rng = np.random.Generator(np.random.Philox(key=[0, index]))
-        return self._objective.example(window, self._sequence_length, rng)
+        return self._objective.example(window, rng)
 
     def batches(
         self, batch_size: int, limit: int = 0, rows: Sequence[int] | np.ndarray | None = None
@@ -170,4 +192,4 @@ class ValidationData:
             batch = stack([
                 self.example(start + row) if start + row < len(self) else padding for row in wanted
             ])
-            yield batch if self._blocks else join_documents(batch)
+            yield batch if self._blocks else self._objective.joined(batch)

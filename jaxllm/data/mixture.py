@@ -7,16 +7,16 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from types import ModuleType
 
 import grain
 import numpy as np
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.batch import Batch
+from jaxllm.data.batch import Batch, Window
 from jaxllm.data.config import DataConfig
+from jaxllm.data.objectives.base import Objective
 from jaxllm.data.sources import TokenSource
-from jaxllm.data.windows import Window, Windows
+from jaxllm.data.windows import Windows
 
 
 def open_sources(config: DataConfig) -> dict[str, TokenSource]:
@@ -36,8 +36,8 @@ def open_sources(config: DataConfig) -> dict[str, TokenSource]:
         source, field = config.mixture[name], f"data.mixture.{name}"
         if not (source.weight > 0 and math.isfinite(source.weight)):
             raise UserError(
-                f"{field}.weight={source.weight} must be a positive number. Remove the source from "
-                "the mixture to leave it out."
+                f"{field}.weight={source.weight} must be a positive number. In a recipe or on the "
+                f"command line, {field}.weight=0 leaves the source out."
             )
         if not source.path:
             raise UserError(f"{field}.path is empty: name a folder written by `jaxllm prepare`.")
@@ -46,14 +46,14 @@ def open_sources(config: DataConfig) -> dict[str, TokenSource]:
     return sources
 
 
-def check_length(source: TokenSource, needed: int, sequence_length: int, field: str) -> None:
+def check_length(source: TokenSource, objective: Objective, field: str) -> None:
     """Refuses a source from which not one window can be cut."""
-    if source.num_tokens < needed:
+    if source.num_tokens < objective.raw_length:
         raise UserError(
             f"{field}={str(source.folder)!r}: its {source.split} split has {source.num_tokens:,} "
-            f"tokens, fewer than the {needed:,} of one window. Set data.sequence_length (now "
-            f"{sequence_length}) to at most {source.num_tokens - (needed - sequence_length)}, or "
-            "prepare more text."
+            f"tokens, fewer than the {objective.raw_length:,} of one window. Set "
+            f"data.sequence_length (now {objective.sequence_length}) to at most "
+            f"{objective.longest(source.num_tokens)}, or prepare more text."
         )
 
 
@@ -63,19 +63,19 @@ def turns(config: DataConfig, sources: Mapping[str, TokenSource]) -> WeightedTur
 
 
 def examples(
-    config: DataConfig, sources: Mapping[str, TokenSource], objective: ModuleType, seed: int
+    config: DataConfig, sources: Mapping[str, TokenSource], objective: Objective, seed: int
 ) -> grain.MapDataset:
     """Example i of the run, a Batch of [T] arrays, for any i from 0 on."""
-    raw_length, parts = objective.raw_length(config.sequence_length), []
+    raw_length, parts = objective.raw_length, []
     for name, source in sources.items():
-        check_length(source, raw_length, config.sequence_length, f"data.mixture.{name}.path")
+        check_length(source, objective, f"data.mixture.{name}.path")
         # Grain shuffles epoch e with seed + e: unrelated seeds keep sources from echoing each other
         key = _key(seed, name)
-        part = Windows(source, raw_length, objective.OVERLAP, key)
+        part = Windows(source, raw_length, objective.overlap, key)
         part = part.shuffle(seed=key) if config.shuffle else part
         parts.append(part.repeat())
     mixed = grain.MapDataset.select_from_datasets(parts, turns(config, sources))
-    return mixed.map_with_index(_Example(objective, config.sequence_length, seed))
+    return mixed.map_with_index(_Example(objective, seed))
 
 
 class WeightedTurns(grain.transforms.DatasetSelectionMap):
@@ -111,12 +111,12 @@ class WeightedTurns(grain.transforms.DatasetSelectionMap):
 class _Example:
     """The objective applied to window `index`, with randomness of its own."""
 
-    def __init__(self, objective: ModuleType, sequence_length: int, seed: int):
-        self._objective, self._sequence_length, self._seed = objective, sequence_length, seed
+    def __init__(self, objective: Objective, seed: int):
+        self._objective, self._seed = objective, seed
 
     def __call__(self, index: int, window: Window) -> Batch:
         rng = np.random.Generator(np.random.Philox(key=[self._seed, index]))
-        return self._objective.example(window, self._sequence_length, rng)
+        return self._objective.example(window, rng)
 
 
 def _key(seed: int, name: str) -> int:

@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from array_record.python import array_record_module
+from etils import epath
 
 from jaxllm.core.errors import UserError, unknown
 from jaxllm.core.paths import path
-from jaxllm.data import blocks
+from jaxllm.data import blocks, tokenizers
 from jaxllm.data.manifest import Shard, read_manifest
 
 CACHED_BLOCKS = 512  # decoded, per source: 8 MiB of 16-bit tokens at the default block size
@@ -47,6 +48,27 @@ class TokenSource:
 
     def __reduce__(self):
         return TokenSource, (self.folder, self.split, self._field)  # readers stay in their process
+
+    @property
+    def tokenizer_path(self) -> epath.Path:
+        """The folder of the tokenizer that wrote the ids."""
+        return self.folder / "tokenizer"
+
+    def load_tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer that wrote the ids.
+
+        Raises:
+          UserError: there is none, or it is not the one that manifest.json names.
+        """
+        tokenizer, wanted = tokenizers.load(self.tokenizer_path), self.manifest.tokenizer
+        if tokenizer.hash != wanted.hash:
+            raise UserError(
+                f"{self.tokenizer_path} is another tokenizer ({tokenizer.kind}, "
+                f"{tokenizer.hash[:12]}) than the one that the data was prepared with "
+                f"({wanted.kind}, {wanted.hash[:12]}): it was replaced, and the ids would mean "
+                "other text. Copy the right one back, or prepare the data again with --overwrite."
+            )
+        return tokenizer
 
     def slice(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens [n] int32 of the places start … stop - 1, and whether a document begins there [n].

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 import grain
 import numpy as np
 
+from jaxllm.data.batch import Window
 from jaxllm.data.sources import TokenSource
-
-
-class Window(NamedTuple):
-    """Consecutive tokens of the stream."""
-
-    tokens: np.ndarray  # [n] int32
-    starts: np.ndarray  # [n] bool: a document begins here
 
 
 class Windows(grain.MapDataset):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
-from jaxllm.core.config import MeshConfig, resolve
+from jaxllm.core.config import MeshConfig
 from jaxllm.core.display import Display
 from jaxllm.core.errors import UserError
 from jaxllm.core.mesh import Sharding, check_batch, make_mesh
@@ -17,7 +18,7 @@ from jaxllm.core.rundir import Record, append_records
 from jaxllm.data import tokenizers
 from jaxllm.data.config import DataConfig
 from jaxllm.data.loader import ValidationData
-from jaxllm.models.load import find_model, load_params
+from jaxllm.models.load import SavedModel, find_model
 from jaxllm.nn.compute import make_compute
 from jaxllm.train.evaluate import validation_record
 from jaxllm.train.feed import local_rows
@@ -47,13 +48,15 @@ def evaluate_perplexity(
     results = []
     for name in models:
         saved = find_model(name)
-        own = resolve(DataConfig, saved.run.read_section("data"), "data")
+        own = saved.data
         length = sequence_length or own.sequence_length
         saved.config.check_length(length, "sequence_length")
-        tokenizer = tokenizers.load(saved.run.tokenizer)
-        splits = [_validation(folder, tokenizer, length, own, name) for folder in data]
+        tokenizer = saved.load_tokenizer()
+        own = dataclasses.replace(own, sequence_length=length)
+        start_id = saved.config.decoder_start_id
+        splits = [_validation(folder, tokenizer, own, start_id, saved) for folder in data]
         with display.phase(f"reading {name}"):
-            model = load_params(saved, make_compute(sharding), display.warn)
+            model = saved.load(make_compute(sharding), display.warn)
         step = jit_eval_step(model, LossOptions(logit_softcap=model.config.logit_softcap))
         records = []
         for folder, split in zip(names, splits, strict=True):
@@ -64,7 +67,8 @@ def evaluate_perplexity(
                     bytes_per_token=split.bytes_per_token,
                 )
             records.append({**record, "batches": batches or None, "sequence_length": length})
-        append_records(saved.run, records, writes=jax.process_index() == 0)
+        if saved.run:  # a Hugging Face folder keeps no measurements
+            append_records(saved.run, records, writes=jax.process_index() == 0)
         results += [(name, record) for record in records]
     return results
 
@@ -89,16 +93,14 @@ def comparison(results: Sequence[tuple[str, Record]], field: str = "loss") -> tu
 
 
 def _validation(
-    folder: epath.Path, tokenizer: tokenizers.Tokenizer, sequence_length: int, own: DataConfig,
-    model: str,
+    folder: epath.Path, tokenizer: tokenizers.Tokenizer, own: DataConfig, start_id: int,
+    model: SavedModel,
 ) -> ValidationData:
-    split = ValidationData(
-        str(folder), sequence_length, own.objective, own.block_cross_document_attention
-    )
-    theirs = tokenizers.load(split.source.folder / "tokenizer")
+    split = ValidationData(str(folder), own, start_id)
+    theirs = split.source.load_tokenizer()
     if theirs.hash != tokenizer.hash:
         raise UserError(
-            f"{folder} was prepared with another tokenizer than {model}'s: its token ids mean "
-            f"other text. Prepare it with --config.tokenizer.path=RUN/tokenizer of {model}."
+            f"{folder} was prepared with another tokenizer than {model.name}'s: its token ids mean "
+            f"other text. Prepare it with --config.tokenizer.path={model.tokenizer}."
         )
     return split

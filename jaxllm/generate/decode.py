@@ -1,186 +1,129 @@
 """Autoregressive generation with a key/value cache.
 
-The prompt goes through the model once (prefill); then tokens are decoded `CHUNK` at a time inside
-one jitted scan, so that the host only sees text. Prompt and cache lengths are rounded up to a few
-sizes, so that only a few programs are compiled.
+The prompt goes through the model once; then tokens are decoded `CHUNK` at a time inside one jitted
+scan, so that the host only sees text. Beam search runs as one program. Prompt and cache lengths
+are rounded up to a few sizes, so that only a few programs are compiled.
 
-Shapes: B batch, T prompt tokens, S cache slots, V vocabulary, C tokens of a chunk.
+Shapes: B batch, C tokens of a chunk.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.core.errors import UserError
-from jaxllm.data.tokenizers import StreamDecoder, Tokenizer
+from jaxllm.data.tokenizers import Tokenizer
+from jaxllm.generate.beams import BeamSearch, search
+from jaxllm.generate.rows import Completion, OnText, Row, emit
 from jaxllm.generate.sampling import Sampling, sample
-from jaxllm.models.config import ModelConfig
+from jaxllm.generate.steps import (
+    Prompts,
+    State,
+    TokenRules,
+    advance,
+    begin,
+    check_prompts,
+    prepare,
+    slots_for,
+)
 from jaxllm.models.load import Model
 from jaxllm.nn.attention import Cache
 from jaxllm.nn.module import bind
 
 CHUNK = 16  # tokens decoded between two looks at the text
 
-OnText = Callable[[int, str], None]  # (row, new text)
-
-
-@dataclasses.dataclass(frozen=True)
-class Completion:
-    """What was generated for one prompt."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: str  # "stop": end of text or a stop string; "length": out of tokens
-
 
 def generate(
     model: Model, tokenizer: Tokenizer, prompts: Sequence[str], *, max_new_tokens: int = 100,
-    sampling: Sampling | None = None, stop: Sequence[str] = (), seed: int = 0,
+    sampling: Sampling | None = None, beams: BeamSearch | None = None,
+    rules: TokenRules | None = None, stop: Sequence[str] = (), seed: int = 0,
     on_text: OnText | None = None,
 ) -> list[Completion]:
-    """Continues every prompt; `on_text` gets the text of each row as it appears.
+    """Continues every prompt, or answers it where an encoder reads it.
+
+    Tokens are drawn by `sampling`, or searched with `beams`. `on_text` gets the text of each row
+    as it appears, from a beam search all at once.
 
     Raises:
-      UserError: an empty prompt, or one that leaves no room in the model's context.
+      UserError: an empty prompt, one that leaves no room in the model's context, or a model that
+        generates no text.
     """
     sampling = sampling or Sampling()
-    sampling.check()
-    ids, limit = check_prompts(model.config, tokenizer, prompts, max_new_tokens)
-    rows = [_Row(tokenizer, prompt_ids, stop) for prompt_ids in ids]
-    width = rounded(max(len(row) for row in ids))
-    slots = rounded(width + limit + CHUNK)
-    tokens_BT = np.zeros((len(ids), width), np.int32)
-    for row, prompt_ids in zip(tokens_BT, ids, strict=True):
-        row[: len(prompt_ids)] = prompt_ids
-    lengths_B = jnp.array([len(row) for row in ids], jnp.int32)
-
-    keys = jax.random.split(jax.random.key(seed), 2)
+    (beams or sampling).check()
+    rules = rules or TokenRules(() if tokenizer.eos_id is None else (tokenizer.eos_id,))
+    config = model.config
+    ids, limit = check_prompts(config, tokenizer, prompts, max_new_tokens)
+    encoded = config.architecture == "encoder_decoder"
+    rows = [Row(tokenizer, () if encoded else row, rules.eos_ids, stop) for row in ids]
+    arrays = prepare(config, tokenizer, ids)
     # a padded embedding has more rows than the tokenizer has tokens
-    static = (model.structure, sampling, min(tokenizer.vocab_size, model.config.vocab_size))
-    token_B, cache = _prefill(
-        static, slots, model.params, jnp.asarray(tokens_BT), lengths_B, keys[0]
+    vocabulary = min(tokenizer.vocab_size, config.vocab_size)
+    if beams is not None:
+        found, counts = search(model, arrays, beams, rules, vocabulary, limit)
+        for row, tokens, count in zip(rows, found.tolist(), counts.tolist(), strict=True):
+            for token in tokens[:count]:
+                row.push(token, limit)
+        emit(rows, np.zeros((0, len(rows)), np.int32), limit, on_text)
+    else:
+        static = (model.structure, sampling, rules, vocabulary)
+        _draw(static, model, arrays, rows, limit, seed, on_text)
+    return [row.completion() for row in rows]
+
+
+def _draw(
+    static: tuple, model: Model, prompts: Prompts, rows: list[Row], limit: int, seed: int,
+    on_text: OnText | None,
+) -> None:
+    """Draws tokens until every row has ended or has `limit` of them."""
+    keys = jax.random.split(jax.random.key(seed), 2)
+    slots = slots_for(model.config, prompts, limit + CHUNK)
+    token_B, positions_B, state = _prefill(
+        static, slots, model.params, prompts, jnp.int32(limit), keys[0]
     )
-    done = _emit(rows, np.asarray(token_B)[None], limit, on_text)
+    done = emit(rows, np.asarray(token_B)[None], limit, on_text)
+    cache, rest = state.cache, state._replace(cache=None)
     count = 1
     while not done and count < limit:
         key = jax.random.fold_in(keys[1], count)
-        tokens_CB, cache = _decode(
-            static, model.params, token_B, lengths_B + count - 1, cache, key
-        )
-        done = _emit(rows, np.asarray(tokens_CB), limit, on_text)
+        place = (positions_B + count - 1, jnp.int32(count), jnp.int32(limit))
+        tokens_CB, cache = _decode(static, model.params, token_B, place, cache, rest, key)
+        done = emit(rows, np.asarray(tokens_CB), limit, on_text)
         token_B, count = tokens_CB[-1], count + CHUNK
-    return [Completion(row.text, tuple(row.ids), row.reason or "length") for row in rows]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _prefill(static, slots, params, tokens_BT, lengths_B, key):
-    """The first new token of each row, and the cache with the prompts in it."""
-    structure, sampling, vocabulary = static
-    model = bind(structure, params)
-    B, T = tokens_BT.shape
-    positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-    # Padding right of a prompt is written too; decoding overwrites a slot before it is visible.
-    hidden, cache = model.decode(tokens_BT, positions_BT, model.empty_cache(B, slots))
-    last_B1D = jnp.take_along_axis(hidden, (lengths_B - 1)[:, None, None], axis=1)
-    return sample(model.logits(last_B1D)[:, 0, :vocabulary], key, sampling), cache
+def _prefill(static, slots, params, prompts, limit, key):
+    """The first new token of each row, its position, and the state with the prompts in it."""
+    structure, *drawing = static
+    logits_BV, positions_B, state = begin(bind(structure, params), prompts, slots)
+    return _next(drawing, logits_BV, jnp.int32(0), limit, key), positions_B, state
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=4)
-def _decode(static, params, token_B, positions_B, cache: Cache, key):
-    """The next CHUNK tokens [C, B] after `token_B`, which stands at `positions_B`."""
-    structure, sampling, vocabulary = static
+def _decode(static, params, token_B, place, cache: Cache, rest: State, key):
+    """The next CHUNK tokens [C, B] after `token_B`.
+
+    `place` is the position of that token, the number of the next one, and the limit to it.
+    """
+    structure, *drawing = static
     model = bind(structure, params)
+    positions_B, count, limit = place
 
     def body(carry, key):
-        token_B, positions_B, cache = carry
-        hidden, cache = model.decode(token_B[:, None], positions_B[:, None], cache)
-        token_B = sample(model.logits(hidden)[:, 0, :vocabulary], key, sampling)
-        return (token_B, positions_B + 1, cache), token_B
+        token_B, positions_B, count, cache = carry
+        logits_BV, state = advance(model, token_B, positions_B, rest._replace(cache=cache))
+        token_B = _next(drawing, logits_BV, count, limit, key)
+        return (token_B, positions_B + 1, count + 1, state.cache), token_B
 
-    start = (token_B, positions_B, cache)
-    (_, _, cache), tokens_CB = jax.lax.scan(body, start, jax.random.split(key, CHUNK))
+    start = (token_B, positions_B, count, cache)
+    (*_, cache), tokens_CB = jax.lax.scan(body, start, jax.random.split(key, CHUNK))
     return tokens_CB, cache
 
 
-class _Row:
-    """The text of one row: decoded as it comes, cut at a stop string, never in a character."""
-
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: list[int], stop: Sequence[str]):
-        self._decoder = StreamDecoder(tokenizer)
-        self._decoder.push(prompt_ids)  # so that a leading space, say, is seen as in the middle
-        self._eos, self._stop = tokenizer.eos_id, tuple(s for s in stop if s)
-        self._held = max((len(s) for s in self._stop), default=1) - 1
-        self.ids: list[int] = []
-        self.text, self.shown, self.reason = "", 0, ""
-
-    def push(self, token: int, limit: int) -> None:
-        """Takes the next token unless the row has ended."""
-        if self.reason:
-            return
-        if token == self._eos:
-            self.reason = "stop"
-            self.text += self._decoder.flush()
-            return
-        self.ids.append(token)
-        self.text += self._decoder.push([token])
-        places = [self.text.find(s) for s in self._stop]
-        if found := [place for place in places if place >= 0]:
-            self.text, self.reason = self.text[: min(found)], "stop"
-        elif len(self.ids) >= limit:
-            self.text, self.reason = self.text + self._decoder.flush(), "length"
-
-    def new_text(self) -> str:
-        """Text that can be shown: all but what may become a stop string."""
-        end = len(self.text) if self.reason else max(len(self.text) - self._held, self.shown)
-        new, self.shown = self.text[self.shown : end], max(end, self.shown)
-        return new
-
-
-def _emit(rows: list[_Row], tokens_CB: np.ndarray, limit: int, on_text: OnText | None) -> bool:
-    """Hands tokens to their rows; True when every row has ended."""
-    for tokens_B in tokens_CB:
-        for row, token in zip(rows, tokens_B.tolist(), strict=True):
-            row.push(token, limit)
-    for index, row in enumerate(rows):
-        text = row.new_text()
-        if text and on_text:
-            on_text(index, text)
-    return all(row.reason for row in rows)
-
-
-def check_prompts(
-    config: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int
-) -> tuple[list[list[int]], int]:
-    """The prompts' ids, and how many tokens may be generated: learned positions end somewhere.
-
-    Raises:
-      UserError: an empty prompt, or one that leaves no room in the model's context.
-    """
-    if max_new_tokens < 1:
-        raise UserError(f"max_new_tokens={max_new_tokens} must be at least 1.")
-    ids = [tokenizer.encode(prompt) for prompt in prompts]
-    for index, row in enumerate(ids):
-        if not row:
-            raise UserError(f"prompt {index + 1} is empty: give at least one character.")
-    positions = config.positions
-    if positions.kind != "learned":
-        return ids, max_new_tokens
-    longest = max(len(row) for row in ids)
-    if longest >= positions.max_length:
-        raise UserError(
-            f"The prompt has {longest} tokens and the model {positions.max_length} learned "
-            "positions: shorten the prompt."
-        )
-    return ids, min(max_new_tokens, positions.max_length - longest)
-
-
-def rounded(length: int) -> int:
-    """The next multiple of a power of two that grows with the length."""
-    step = max(16, 1 << max((length - 1).bit_length() - 2, 0))
-    return -(-length // step) * step
+def _next(drawing, logits_BV, index, limit, key):
+    sampling, rules, vocabulary = drawing
+    return sample(rules.apply(logits_BV[:, :vocabulary], index, limit), key, sampling)

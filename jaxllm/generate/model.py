@@ -5,63 +5,140 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.core.errors import UserError
 from jaxllm.data import tokenizers
-from jaxllm.generate.decode import Completion, OnText, generate, rounded
+from jaxllm.generate.beams import BeamSearch
+from jaxllm.generate.decode import generate
+from jaxllm.generate.defaults import Defaults, read_defaults
+from jaxllm.generate.rows import Completion, OnText
 from jaxllm.generate.sampling import Sampling
-from jaxllm.models.load import Model, find_model, load_params
+from jaxllm.generate.steps import check_writes
+from jaxllm.generate.texts import log_probabilities, text_outputs
+from jaxllm.models.config import LANGUAGE_HEADS
+from jaxllm.models.hf.importer import is_hf_folder
+from jaxllm.models.load import Model, find_model
 from jaxllm.nn.compute import make_compute
-from jaxllm.nn.module import bind
+
+Texts = str | Sequence[str]
 
 
 class LoadedModel:
     """A model with its tokenizer."""
 
-    def __init__(self, model: Model, tokenizer: tokenizers.Tokenizer):
+    def __init__(
+        self, model: Model, tokenizer: tokenizers.Tokenizer, defaults: Defaults | None = None
+    ):
         self.model, self.tokenizer = model, tokenizer
+        self.defaults = defaults or Defaults()
 
     def generate(
-        self, prompts: str | Sequence[str], *, max_new_tokens: int = 100,
-        temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
+        self, prompts: Texts, *, max_new_tokens: int | None = None,
+        temperature: float | None = None, top_k: int | None = None, top_p: float | None = None,
+        min_p: float | None = None, beams: int | None = None,
+        length_penalty: float | None = None, early_stopping: bool | str | None = None,
         stop: Sequence[str] = (), seed: int = 0, on_text: OnText | None = None,
     ) -> list[Completion]:
-        """Continues the prompts; see `jaxllm.generate.decode.generate`."""
-        prompts = [prompts] if isinstance(prompts, str) else prompts
+        """Continues the prompts; see `jaxllm.generate.decode.generate`.
+
+        `beams` above 1 searches with so many beams (see `BeamSearch`), else tokens are drawn as
+        `Sampling` says. What is not given is as the model's folder says, else 100 tokens drawn at
+        temperature 1.
+        """
+        drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        searching = {"length_penalty": length_penalty, "early_stopping": early_stopping}
+        how = self._beams(beams, drawing, searching)
         return generate(
-            self.model, self.tokenizer, prompts, max_new_tokens=max_new_tokens,
-            sampling=Sampling(temperature, top_k, top_p, min_p), stop=stop, seed=seed,
-            on_text=on_text,
+            self.model, self.tokenizer, _listed(prompts),
+            max_new_tokens=self._or_default("max_new_tokens", max_new_tokens) or 100,
+            sampling=None if how else Sampling(**self._filled(drawing)), beams=how,
+            rules=self.defaults.rules, stop=stop, seed=seed, on_text=on_text,
         )
 
-    def score(self, texts: str | Sequence[str]) -> list[np.ndarray]:
+    def score(self, texts: Texts) -> list[np.ndarray]:
         """Log-probability in nats of every token of each text given those before it.
 
         The first token has none before it: a text of n tokens gives n - 1 numbers.
 
         Raises:
-          UserError: a text of fewer than two tokens, or of more than the model has positions.
+          UserError: a text of fewer than two tokens, or of more than the model has positions; a
+            model that reads no text from left to right.
         """
-        texts = [texts] if isinstance(texts, str) else texts
-        ids = [self.tokenizer.encode(text) for text in texts]
-        for row, text in zip(ids, texts, strict=True):
-            if len(row) < 2:
-                raise UserError(f"{text!r} has {len(row)} tokens: a score needs two at least.")
-        longest = max(len(row) for row in ids)
-        self.model.config.check_length(longest, "tokens of the longest text")
-        tokens_BT = np.zeros((len(ids), rounded(longest)), np.int32)
-        for row, tokens in zip(tokens_BT, ids, strict=True):
-            row[: len(tokens)] = tokens
-        scores_BT = np.asarray(_score(self.model.structure, self.model.params, tokens_BT))
-        return [scores[: len(row) - 1] for scores, row in zip(scores_BT, ids, strict=True)]
+        check_writes(self.model.config)
+        if self.model.config.architecture == "encoder_decoder":
+            raise UserError(
+                "An encoder-decoder gives its text no probability without an input to the "
+                "encoder: scores are those of a decoder."
+            )
+        return log_probabilities(self.model, self.tokenizer, _listed(texts))
+
+    def classify(self, texts: Texts, pairs: Texts | None = None) -> list[np.ndarray]:
+        """Each text's scores (logits) of the classes, float32 [classes]; of a pair with `pairs`.
+
+        A token classifier gives [tokens, classes], with a row for each special token too, and a
+        reward model a single number.
+
+        Raises:
+          UserError: the model has no such head, or a text is too long.
+        """
+        self._check_head("classify", "sequence_classification", "token_classification", "reward")
+        pairs = None if pairs is None else _listed(pairs)
+        return text_outputs(self.model, self.tokenizer, _listed(texts), pairs)
+
+    def embed(self, texts: Texts) -> np.ndarray:
+        """The vector that stands for each text, float32 [texts, width].
+
+        Raises:
+          UserError: the model has another head, or a text is too long.
+        """
+        self._check_head("embed", "embedding")
+        return np.stack(text_outputs(self.model, self.tokenizer, _listed(texts)))
+
+    def _check_head(self, verb: str, *kinds: str) -> None:
+        kind = self.model.config.head.kind
+        if kind in kinds:
+            return
+        can = "generate" if kind in LANGUAGE_HEADS else "embed" if kind == "embedding" \
+            else "classify"
+        if self.model.config.architecture == "encoder" and kind in LANGUAGE_HEADS:
+            can = "fill in masked tokens"
+        raise UserError(
+            f"The model has model.head.kind={kind!r}: it can {can}, not {verb}. That takes a head "
+            f"of {' or '.join(map(repr, kinds))}."
+        )
+
+    def _beams(
+        self, beams: int | None, drawing: dict[str, Any], searching: dict[str, Any]
+    ) -> BeamSearch | None:
+        """The beam search that is asked for, if any."""
+        drawn = [name for name, value in drawing.items() if value is not None]
+        if beams is None and not drawn:
+            beams = self.defaults.beams
+        beams = 1 if beams is None else beams
+        searched = [name for name, value in searching.items() if value is not None]
+        if beams != 1 and drawn:
+            raise UserError(
+                f"{drawn[0]} has no effect with beams={beams}, which looks for the likeliest "
+                "text: leave one of them out."
+            )
+        if beams == 1 and searched:
+            raise UserError(f"{searched[0]} has no effect without beam search: set beams=4, say.")
+        return None if beams == 1 else BeamSearch(beams, **self._filled(searching))
+
+    def _or_default(self, name: str, given: Any) -> Any:
+        return getattr(self.defaults, name) if given is None else given
+
+    def _filled(self, given: dict[str, Any]) -> dict[str, Any]:
+        """What is given or is the folder's default; the rest is left to the dataclass."""
+        values = {name: self._or_default(name, value) for name, value in given.items()}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def load(model: str, *, dtype: str = "auto") -> LoadedModel:
-    """Opens a run directory (`RUN`, `RUN@STEP`) or a checkpoint.
+    """Opens a run directory (`RUN`, `RUN@STEP`), a checkpoint or a Hugging Face folder.
 
     Raises:
       UserError: there is no such model.
@@ -71,16 +148,10 @@ def load(model: str, *, dtype: str = "auto") -> LoadedModel:
     devices.start()
     saved = find_model(model)
     warn = partial(print, file=sys.stderr)
-    loaded = load_params(saved, make_compute(dtype=dtype), warn)
-    return LoadedModel(loaded, tokenizers.load(saved.run.tokenizer))
+    loaded = saved.load(make_compute(dtype=dtype), warn)
+    defaults = read_defaults(model, loaded.config, warn) if is_hf_folder(model) else None
+    return LoadedModel(loaded, saved.load_tokenizer(), defaults)
 
 
-@partial(jax.jit, static_argnums=0)
-def _score(structure, params, tokens_BT: jax.Array) -> jax.Array:
-    """Log-probabilities [B, T - 1] of all tokens but the first."""
-    model = bind(structure, params)
-    B, T = tokens_BT.shape
-    positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-    logits = model.logits(model.hidden(tokens_BT, positions_BT))
-    log_probabilities = jax.nn.log_softmax(logits[:, :-1], axis=-1)
-    return jnp.take_along_axis(log_probabilities, tokens_BT[:, 1:, None], axis=-1)[..., 0]
+def _listed(texts: Texts) -> Sequence[str]:
+    return [texts] if isinstance(texts, str) else texts

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jaxllm.data.tokenizers import Tokenizer
-from jaxllm.generate.decode import check_prompts, generate
+from jaxllm.generate.decode import generate
 from jaxllm.generate.sampling import Sampling
+from jaxllm.generate.steps import check_prompts
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.load import Model
 

@@ -9,25 +9,41 @@ from dataclasses import dataclass, field
 
 from ml_collections import ConfigDict, config_dict
 
-from jaxllm.core.config import apply_overlay, overlay
+from jaxllm.core.config import apply_overlay, check_ranges, overlay
 from jaxllm.core.errors import UserError, unknown
-from jaxllm.nn.config import AttentionConfig, InitConfig, MlpConfig, NormConfig, PositionConfig
+from jaxllm.nn.config import (
+    AttentionConfig,
+    EmbeddingConfig,
+    EncoderConfig,
+    HeadConfig,
+    InitConfig,
+    MlpConfig,
+    NormConfig,
+    PositionConfig,
+)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One Transformer decoder. Sizes are in elements; 0 in a rate or cap turns it off."""
+    """One Transformer. Sizes are in elements; 0 in a rate or cap turns it off."""
 
     family: str = "llama"  # a file of models/families
+    architecture: str = "decoder"  # decoder | encoder | encoder_decoder
     vocab_size: int = 0  # rows of the embedding; 0: the tokenizer's size
     width: int = 512
-    layers: int = 8
+    layers: int = 8  # of the decoder, or of the only tower
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     positions: PositionConfig = field(default_factory=PositionConfig)
     norm: NormConfig = field(default_factory=NormConfig)
     mlp: MlpConfig = field(default_factory=MlpConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     init: InitConfig = field(default_factory=InitConfig)
+    parallel_residual: bool = False  # attention and MLP read the same normalised stream (GPT-J)
     tied: bool = False  # the output projection is the embedding
+    bidirectional_prefix: bool = False  # a prompt is seen in both directions (prefix LM)
+    decoder_start_id: int = -1  # first decoder input (encoder_decoder); -1: the padding token
     dropout: float = 0.0  # of the embedding and of each sublayer's output
     logit_softcap: float = 0.0
 
@@ -35,10 +51,10 @@ class ModelConfig:
         """The same with heads and sizes that follow from others filled in, checked.
 
         Raises:
-          UserError: sizes that contradict each other.
+          UserError: unknown names, or sizes that contradict each other.
         """
-        if self.family not in _families():
-            raise unknown("model.family", self.family, _families())
+        self._check_names()
+        check_ranges(self, "model", RANGES)
         attention, heads = self.attention, self.attention.heads
         kv_heads = attention.kv_heads or heads
         if heads < 1 or heads % kv_heads:
@@ -53,15 +69,83 @@ class ModelConfig:
                 "model.attention.head_dim."
             )
         head_dim = attention.head_dim or self.width // heads
-        if self.positions.kind == "rope" and head_dim % 2:
-            raise UserError(f"RoPE needs an even model.attention.head_dim, not {head_dim}.")
-        if self.positions.kind not in POSITIONS:
-            raise unknown("model.positions.kind", self.positions.kind, POSITIONS)
+        turned = int(head_dim * self.positions.rotary_fraction)
+        if self.positions.kind == "rope" and (turned % 2 or not turned):
+            raise UserError(
+                f"RoPE turns an even number of dimensions, not {turned}: change "
+                f"model.attention.head_dim={head_dim} or "
+                f"model.positions.rotary_fraction={self.positions.rotary_fraction}."
+            )
         for name in ("width", "layers"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name}={getattr(self, name)} must be at least 1.")
         attention = dataclasses.replace(attention, kv_heads=kv_heads, head_dim=head_dim)
-        return dataclasses.replace(self, attention=attention)
+        encoder = self.encoder
+        if self.architecture == "encoder_decoder":
+            encoder = EncoderConfig(
+                encoder.layers or self.layers, encoder.heads or heads,
+                encoder.mlp_width or self.mlp.width,
+            )
+            if encoder.heads != heads and self.width % encoder.heads:
+                raise UserError(
+                    f"model.encoder.heads={encoder.heads} must divide model.width={self.width}."
+                )
+        head = self.head
+        if head.kind == "reward":
+            head = dataclasses.replace(head, labels=1)
+        return dataclasses.replace(self, attention=attention, encoder=encoder, head=head)
+
+    def encoder_config(self) -> ModelConfig:
+        """The configuration of the encoder tower."""
+        ours, encoder = self.attention, self.encoder
+        attention = ours
+        if encoder.heads not in (0, ours.heads):
+            attention = dataclasses.replace(
+                ours, heads=encoder.heads, kv_heads=encoder.heads,
+                head_dim=self.width // encoder.heads,
+            )
+        return dataclasses.replace(
+            self, layers=encoder.layers or self.layers, attention=attention,
+            mlp=dataclasses.replace(self.mlp, width=encoder.mlp_width or self.mlp.width),
+        )
+
+    def _check_names(self) -> None:
+        """Refuses names that are none of ours, and groups that the architecture does not read."""
+        if self.family not in families():
+            raise unknown("model.family", self.family, families())
+        for name, value, known in (
+            ("architecture", self.architecture, ARCHITECTURES),
+            ("positions.kind", self.positions.kind, POSITIONS),
+            ("norm.placement", self.norm.placement, PLACEMENTS),
+            ("head.kind", self.head.kind, HEADS),
+            *(("attention.pattern", kind, LAYER_KINDS) for kind in self.attention.pattern),
+        ):
+            if value not in known:
+                raise unknown(f"model.{name}", value, known)
+        if not self.attention.pattern:
+            raise UserError("model.attention.pattern is empty: name 'local' or 'global' layers.")
+        if self.architecture != "encoder_decoder" and self.encoder != EncoderConfig():
+            raise UserError(
+                f"model.encoder has no effect with model.architecture={self.architecture!r}: it "
+                "describes the encoder of an encoder_decoder. Set model.layers, "
+                "model.attention.heads and model.mlp.width."
+            )
+        if self.parallel_residual and (
+            self.norm.placement != "pre" or self.architecture == "encoder_decoder"
+        ):
+            raise UserError(
+                "model.parallel_residual=True goes with model.norm.placement='pre' in a decoder "
+                "or an encoder."
+            )
+        if self.head.kind.endswith("classification") and self.head.labels < 1:
+            raise UserError(
+                f"model.head.labels={self.head.labels}: say how many classes there are."
+            )
+        if self.head.kind == "reward" and self.head.labels > 1:
+            raise UserError(
+                f"model.head.labels={self.head.labels} with model.head.kind='reward', which is one "
+                "number: set it to 1, or use sequence_classification."
+            )
 
     def check_length(self, length: int, field: str) -> None:
         """Refuses rows of `length` tokens (`field` says whose) that learned positions end before.
@@ -78,7 +162,19 @@ class ModelConfig:
             )
 
 
-POSITIONS = ("rope", "learned", "none")
+RANGES = {
+    "dropout": "[0, 1)", "attention.dropout": "[0, 1)", "mlp.dropout": "[0, 1)",
+    "head.dropout": "[0, 1)", "norm.eps": "(0, inf)", "init.stddev": "(0, inf)",
+    "positions.theta": "(0, inf)",
+}
+ARCHITECTURES = ("decoder", "encoder", "encoder_decoder")
+POSITIONS = ("rope", "learned", "alibi", "relative", "none")
+PLACEMENTS = ("pre", "post", "output", "sandwich")
+LAYER_KINDS = ("local", "global")
+LANGUAGE_HEADS = ("lm", "masked_lm")
+HEADS = (
+    *LANGUAGE_HEADS, "sequence_classification", "token_classification", "reward", "embedding"
+)
 
 
 def model_section() -> ConfigDict:
@@ -115,12 +211,13 @@ def preset(name: str) -> ModelConfig:
 def presets() -> dict[str, ModelConfig]:
     """Every preset of every family, by name."""
     found: dict[str, ModelConfig] = {}
-    for name in _families():
+    for name in families():
         found.update(importlib.import_module(f"jaxllm.models.families.{name}").PRESETS)
     return found
 
 
-def _families() -> list[str]:
+def families() -> list[str]:
+    """The names of all families."""
     from jaxllm.models import families
 
     return [module.name for module in pkgutil.iter_modules(families.__path__)]

@@ -11,17 +11,15 @@ import math
 
 import jax
 
-from jaxllm.models.config import ModelConfig
+from jaxllm.models.config import LANGUAGE_HEADS, ModelConfig
 from jaxllm.models.parameters import is_spec
 from jaxllm.nn.module import Params
 
 
-def matmul_params(specs: Params) -> int:
-    """Parameters that a token is multiplied with: the kernels, and a tied output projection."""
+def kernel_params(specs: Params) -> int:
+    """Entries of the kernels in a tree: what a token is multiplied with."""
     leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=is_spec)
-    total = sum(math.prod(spec.shape) for path, spec in leaves if path[-1].key == "kernel")
-    tied = "head" not in specs
-    return total + (math.prod(specs["embedding"]["embedding"].shape) if tied else 0)
+    return sum(math.prod(spec.shape) for path, spec in leaves if path[-1].key == "kernel")
 
 
 def mean_context(length: int, window: int = 0) -> float:
@@ -33,14 +31,59 @@ def mean_context(length: int, window: int = 0) -> float:
     return reach - reach * reach / (2 * length)
 
 
-def forward_flops_per_token(model: ModelConfig, specs: Params, length: int) -> float:
-    """FLOPs of the forward pass for one token of a sequence of `length` tokens."""
-    attention = model.attention
-    # scores and the weighted sum: 2 products of 2·H FLOPs per head and key
-    per_layer = 4 * attention.heads * attention.head_dim * mean_context(length, attention.window)
-    return 2 * matmul_params(specs) + model.layers * per_layer
+def forward_flops_per_row(
+    model: ModelConfig, specs: Params, length: int, encoder_length: int = 0, targets: int = 0
+) -> float:
+    """FLOPs of the forward pass of one row of `length` tokens, and its encoder's row.
+
+    The vocabulary is scored at `targets` places; 0: at all.
+    """
+    total = _head_flops(model, specs, targets or length)
+    if model.architecture == "decoder":
+        return total + _tower_flops(model, specs["decoder"], length, causal=True)
+    encoder = model.encoder_config()
+    if model.architecture == "encoder":
+        return total + _tower_flops(encoder, specs["encoder"], length, causal=False)
+    total += _tower_flops(encoder, specs["encoder"], encoder_length, causal=False)
+    total += _tower_flops(model, specs["decoder"], length, causal=True)
+    # of cross-attention, keys and values are the encoder's tokens
+    moved = sum(
+        kernel_params({name: layers["cross"][name] for name in ("key", "value")})
+        for layers in specs["decoder"]["layers"].values()
+    )
+    total += 2 * moved * (encoder_length - length)
+    return total + model.layers * length * _attention_flops(model, encoder_length)
 
 
-def train_flops_per_token(model: ModelConfig, specs: Params, length: int) -> float:
-    """FLOPs of forward and backward pass for one token: three times the forward pass."""
-    return 3 * forward_flops_per_token(model, specs, length)
+def train_flops_per_row(
+    model: ModelConfig, specs: Params, length: int, encoder_length: int = 0, targets: int = 0
+) -> float:
+    """FLOPs of forward and backward pass of one row: three times the forward pass."""
+    return 3 * forward_flops_per_row(model, specs, length, encoder_length, targets)
+
+
+def _tower_flops(config: ModelConfig, specs: Params, length: int, causal: bool) -> float:
+    """Self-attention and MLPs of a tower over a row."""
+    attention, total = config.attention, 2 * kernel_params(specs) * length
+    for layer in range(config.layers):
+        local = attention.pattern[layer % len(attention.pattern)] == "local"
+        window = attention.window if local else 0
+        keys = mean_context(length, window)
+        if not causal:
+            keys = min(2 * window - 1, length) if window else length
+        total += length * _attention_flops(config, keys)
+    return total
+
+
+def _attention_flops(config: ModelConfig, keys: float) -> float:
+    """Scores and the weighted sum of one query: 2 products of 2·H FLOPs per head and key."""
+    return 4 * config.attention.heads * config.attention.head_dim * keys
+
+
+def _head_flops(model: ModelConfig, specs: Params, length: int) -> float:
+    params = kernel_params(specs["head"]) if "head" in specs else 0
+    language = model.head.kind in LANGUAGE_HEADS
+    if language and model.tied:
+        params += math.prod(specs["embedding"]["table"].shape)
+    # the other heads but token classification see one state a row
+    return 2 * params * (length if language or model.head.pooling == "none" else 1)

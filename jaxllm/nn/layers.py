@@ -74,19 +74,19 @@ class Embedding(Module):
         self, key: jax.Array, compute: Compute, rows: int, width: int, *, stddev: float,
         axis: str = "vocab",
     ):
-        self.embedding = parameter(
+        self.table = parameter(
             key, (rows, width), (axis, "embed"), normal(stddev), compute.param_dtype
         )
         self.compute = compute
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
         # Look up, then cast: the gradient is then added up in the parameters' dtype.
-        x_BTD = jnp.take(self.embedding[...], ids_BT, axis=0, mode="clip")
+        x_BTD = jnp.take(self.table[...], ids_BT, axis=0, mode="clip")
         return x_BTD.astype(self.compute.dtype)
 
     def as_head(self) -> jax.Array:
         """The table as an output projection, [D, V]."""
-        return self.embedding[...].T
+        return self.table[...].T
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxllm.core.errors import unknown
 from jaxllm.nn.compute import Compute
 from jaxllm.nn.config import MlpConfig
-from jaxllm.nn.layers import Linear
+from jaxllm.nn.layers import Linear, dropout
 from jaxllm.nn.module import Module
 
 ACTIVATIONS = {
@@ -41,9 +41,10 @@ class Mlp(Module):
             keys[2], compute, {"mlp": config.width}, {"embed": width},
             stddev=output_stddev, bias=config.bias,
         )
-        self.activation, self.compute = config.activation, compute
+        self.activation, self.dropout, self.compute = config.activation, config.dropout, compute
 
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """The sublayer's output [B, T, D]; `key` switches on dropout of the hidden units."""
         activate = ACTIVATIONS[self.activation]
         up = checkpoint_name(self.up(x_BTD), "mlp_up")
         if self.gate is None:
@@ -51,4 +52,4 @@ class Mlp(Module):
         else:
             hidden = activate(checkpoint_name(self.gate(x_BTD), "mlp_gate")) * up
         hidden = self.compute.constrain(hidden, "batch", "sequence", "act_mlp")
-        return self.down(hidden)
+        return self.down(dropout(hidden, self.dropout, key))

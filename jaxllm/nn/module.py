@@ -93,26 +93,73 @@ def abstract(make: Callable[[jax.Array], Module]) -> tuple[Structure, Params]:
 
 
 class Stack(Module):
-    """`count` equal layers held as one, every parameter with a leading "layers" dimension."""
+    """`count` layers of one shape held as one, every parameter with a leading "layers" dimension.
 
-    def __init__(self, make: Callable[[jax.Array], Module], count: int, key: jax.Array):
-        keys = jax.random.split(key, count)
-        structure, _ = split(make(keys[0]))
-        self.layer = bind(structure, jax.vmap(lambda k: split(make(k))[1])(keys))
-        self.count = count
-        for _, variable in nnx.to_flat_state(nnx.state(self.layer)):
-            variable.set_metadata(axes=("layers", *variable.get_metadata()["axes"]))
+    Layers may differ in what the code makes of them: layer i is at place i modulo `group` of a
+    repeating pattern. Layers after the last whole repetition are held apart, in `tail`.
+    """
+
+    def __init__(
+        self, make: Callable[[jax.Array], Module], count: int, key: jax.Array, group: int = 1
+    ):
+        keys, whole = jax.random.split(key, count), count - count % group
+        self.layer = _stacked(make, keys[:whole])
+        self.tail = _stacked(make, keys[whole:]) if whole < count else None
+        self.count, self.group = count, group
 
     def scan(
         self, body: Callable, carry: Any, xs: Any = None, *, wrap: Callable = lambda f: f,
         unroll: int = 1,
     ) -> tuple[Any, Any]:
-        """`carry, y = body(layer, carry, x)` over the layers in order, as one `lax.scan`.
+        """`carry, y = body(layer, place, carry, x)` over the layers in order, as one `lax.scan`.
 
-        `wrap` transforms the step, such as `jax.checkpoint`; `xs` has a leading layer dimension.
+        `place` is the static place in the pattern. `wrap` transforms the step of a layer, such as
+        `jax.checkpoint`; `xs` has a leading layer dimension, and so have the results.
         """
         structure, params = split(self.layer)
-        step = wrap(lambda carry, params, x: body(bind(structure, params), carry, x))
-        return jax.lax.scan(
-            lambda carry, scanned: step(carry, *scanned), carry, (params, xs), unroll=unroll
-        )
+        group, whole = self.group, self.count - self.count % self.group
+
+        def step(place: int):
+            return wrap(
+                lambda carry, params, x: body(bind(structure, params), place, carry, x)
+            )
+
+        def repetition(carry, scanned):
+            if group == 1:
+                return step(0)(carry, *scanned)
+            return _unrolled(step, group, carry, scanned)
+
+        scanned = (params, _sliced(xs, slice(0, whole)))
+        if group > 1:
+            scanned = jax.tree.map(
+                lambda a: a.reshape(whole // group, group, *a.shape[1:]), scanned
+            )
+        carry, ys = jax.lax.scan(repetition, carry, scanned, unroll=unroll)
+        if group > 1:
+            ys = jax.tree.map(lambda y: y.reshape(whole, *y.shape[2:]), ys)
+        if self.tail is None:
+            return carry, ys
+        scanned = (split(self.tail)[1], _sliced(xs, slice(whole, None)))
+        carry, rest = _unrolled(step, self.count - whole, carry, scanned)
+        return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ys, rest)
+
+
+def _unrolled(step: Callable, count: int, carry: Any, scanned: Any) -> tuple[Any, Any]:
+    """The steps of places 0 … count - 1, each with its slice of `scanned`; results stacked."""
+    ys = []
+    for place in range(count):
+        carry, y = step(place)(carry, *_sliced(scanned, place))
+        ys.append(y)
+    return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
+
+
+def _sliced(tree: Any, index: int | slice) -> Any:
+    return jax.tree.map(lambda a: a[index], tree)
+
+
+def _stacked(make: Callable[[jax.Array], Module], keys: jax.Array) -> Module:
+    structure, _ = split(make(keys[0]))
+    stacked = bind(structure, jax.vmap(lambda k: split(make(k))[1])(keys))
+    for _, variable in nnx.to_flat_state(nnx.state(stacked)):
+        variable.set_metadata(axes=("layers", *variable.get_metadata()["axes"]))
+    return stacked

@@ -92,8 +92,12 @@ def evaluations(runs: Sequence[Run]) -> list[Row]:
         )
         begins = split.removeprefix("eval/")
         for name in names:
-            if name not in ("step", "process", "tokens", "bytes"):
-                values = [run.last(split, name) for run in runs]
+            values = [run.last(split, name) for run in runs]
+            # how it was measured is worth a row only where the runs differ in it
+            setting = name in ("sequence_length", "batches")
+            if name not in ("step", "process", "tokens", "bytes") and not (
+                setting and len(set(values)) == 1
+            ):
                 rows.append(_compared(name, values, begins))
                 begins = ""
     return rows

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from ml_collections import ConfigDict
 
-from jaxllm.core.config import MeshConfig, resolve, to_config_dict
+from jaxllm.core.config import MeshConfig, check_ranges, resolve, to_config_dict
 from jaxllm.core.errors import UserError
 from jaxllm.data.config import DataConfig
-from jaxllm.models.config import ModelConfig, model_section, resolve_model
+from jaxllm.data.objectives import check_architecture
+from jaxllm.models.config import LANGUAGE_HEADS, ModelConfig, model_section, resolve_model
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class TrainConfig:
 
     steps: int = 1000
     grad_accumulation: int = 1  # microbatches per step
-    init_from: str = ""  # run directory[@step] or checkpoint whose parameters to start from
+    init_from: str = ""  # model whose parameters to start from, as --model names it
     remat: str = "none"  # none | full | attention | projections | dots
     attention: str = "auto"  # auto | xla | cudnn | splash
     dtype: str = "auto"  # of compute; auto: bfloat16 on accelerators, float32 on a CPU
@@ -100,6 +101,23 @@ def default_config() -> ConfigDict:
     return config
 
 
+def shrink(config: ConfigDict, preset: str) -> None:
+    """Makes a recipe one of seconds on a CPU, on the bundled text: what variant `debug` is.
+
+    The data: jaxllm prepare --config=configs/data/shakespeare.py:special --workdir=data/shakespeare
+    """
+    config.model = model_section()
+    config.model.preset = preset
+    config.data.mixture = {"shakespeare": {"path": "data/shakespeare", "weight": 1.0}}
+    config.data.sequence_length = 64
+    config.data.global_batch_size = 8
+    config.mesh = to_config_dict(MeshConfig())
+    config.train.update(steps=20, grad_accumulation=1, remat="none", log_every=5, eval_every=10)
+    config.optimizer.update(learning_rate=2e-3, warmup_steps=5)
+    config.checkpoint.every = 10
+    config.eval.batches = 2
+
+
 def resolve_config(values: ConfigDict, base_model: ModelConfig | None = None) -> Config:
     """The frozen configuration of a recipe's ConfigDict.
 
@@ -111,9 +129,22 @@ def resolve_config(values: ConfigDict, base_model: ModelConfig | None = None) ->
     sections = {name: values[name] for name in values if name != "model"}
     config = resolve(Config, sections)
     model = resolve_model(values.model, base_model)
-    config = dataclasses.replace(config, model=model)
+    used = {name: s for name, s in config.data.mixture.items() if s.weight != 0}
+    data = dataclasses.replace(config.data, mixture=used)
+    config = dataclasses.replace(config, model=model, data=data)
     _check(config)
+    if base_model or not config.train.init_from:  # else the model is not known yet
+        _check_model(config)
     return config
+
+
+RANGES = {
+    "optimizer.learning_rate": "[0, inf)", "optimizer.weight_decay": "[0, inf)",
+    "optimizer.max_grad_norm": "[0, inf)", "optimizer.eps": "(0, inf)",
+    "optimizer.b1": "[0, 1)", "optimizer.b2": "[0, 1)", "optimizer.momentum": "[0, 1)",
+    "optimizer.final_fraction": "[0, 1]", "optimizer.decay_fraction": "(0, 1]",
+    "train.z_loss": "[0, inf)", "train.label_smoothing": "[0, 1)",
+}
 
 
 def _check(config: Config) -> None:
@@ -123,6 +154,7 @@ def _check(config: Config) -> None:
         "train.log_every": train.log_every, "train.unroll": train.unroll,
         "data.sequence_length": data.sequence_length,
         "data.global_batch_size": data.global_batch_size, "checkpoint.keep": config.checkpoint.keep,
+        "eval.sample_tokens": config.eval.sample_tokens,
     }
     for name, value in at_least_one.items():
         if value < 1:
@@ -136,4 +168,22 @@ def _check(config: Config) -> None:
     for name, value in not_negative.items():
         if value < 0:
             raise UserError(f"{name}={value} must not be negative.")
-    config.model.check_length(data.sequence_length, "data.sequence_length")
+    check_ranges(config, "", RANGES)
+
+
+def _check_model(config: Config) -> None:
+    """Refuses a model that cannot learn from the objective."""
+    model, objective = config.model, config.data.objective
+    model.check_length(config.data.sequence_length, "data.sequence_length")
+    check_architecture(objective, model.architecture)
+    if (objective == "prefix_lm") != model.bidirectional_prefix:
+        wanted = objective == "prefix_lm"
+        raise UserError(
+            f"data.objective={objective!r} and model.bidirectional_prefix={not wanted} do not go "
+            f"together: set model.bidirectional_prefix={wanted}, which generation reads too."
+        )
+    if model.head.kind not in LANGUAGE_HEADS:
+        raise UserError(
+            f"model.head.kind={model.head.kind!r} cannot learn from data.objective={objective!r}: "
+            f"use one of {', '.join(LANGUAGE_HEADS)}."
+        )

@@ -21,7 +21,8 @@ def validation_record(
 ) -> dict[str, Any]:
     """The metrics record of one pass over `batches` (this host's rows of `batch_size`).
 
-    `loss` is the mean negative log-likelihood per token in nats; None when it is not finite.
+    `loss` is the mean negative log-likelihood per target in nats, None when it is not finite;
+    `accuracy` is the share of targets that the likeliest token hits.
     """
     rows = local_rows(sharding, batch_size)
     totals, pending = [], []
@@ -32,16 +33,19 @@ def validation_record(
     totals += [_read(sums) for sums in pending]
     # float64 on the host: a long split must not lose digits
     sums = np.sum(np.array(totals, np.float64), axis=0)
-    loss = float(sums[0] / sums[1]) if np.isfinite(sums).all() and sums[1] else None
+    nll, correct, weight = sums.tolist()
+    usable = np.isfinite(sums).all() and weight > 0
+    loss = nll / weight if usable else None
     bits = None if loss is None or not bytes_per_token else loss / math.log(2) / bytes_per_token
     return {
         "step": step, "split": split, "loss": loss, "perplexity": perplexity(loss),
-        "bits_per_byte": bits, "tokens": int(sums[1]),
+        "bits_per_byte": bits, "accuracy": correct / weight if usable else None,
+        "tokens": int(weight),
     }
 
 
-def _read(sums: LossSums) -> tuple[float, float]:
-    return float(sums.nll), float(sums.weight)
+def _read(sums: LossSums) -> tuple[float, float, float]:
+    return float(sums.nll), float(sums.correct), float(sums.weight)
 
 
 def perplexity(loss: float | None) -> float | None:

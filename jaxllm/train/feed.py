@@ -8,7 +8,7 @@ import numpy as np
 from jaxllm.core.mesh import Sharding
 from jaxllm.data.batch import Batch
 
-BATCH_AXES = ("batch", "sequence")
+BATCH_AXES = ("batch", "sequence")  # of every array of a batch, the encoder's too
 
 
 def local_rows(sharding: Sharding, batch_size: int) -> np.ndarray:

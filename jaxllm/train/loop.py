@@ -19,6 +19,7 @@ from jaxllm.core.checkpoint import Checkpoints
 from jaxllm.core.config import to_dict
 from jaxllm.core.display import Display
 from jaxllm.core.errors import Interrupted, UserError
+from jaxllm.core.lock import Lock
 from jaxllm.core.mesh import Sharding, check_batch, make_mesh
 from jaxllm.core.paths import atomic_write_text
 from jaxllm.core.rundir import MetricsWriter, Record, RunDirectory, read_metrics
@@ -26,7 +27,7 @@ from jaxllm.data import tokenizers
 from jaxllm.data.batch import Batch
 from jaxllm.data.loader import TrainingData, ValidationData
 from jaxllm.models.config import ModelConfig
-from jaxllm.models.flops import train_flops_per_token
+from jaxllm.models.flops import train_flops_per_row
 from jaxllm.models.load import Model
 from jaxllm.models.parameters import param_count
 from jaxllm.nn.compute import make_compute
@@ -97,26 +98,26 @@ class Run:
         eval_size = config.eval.batch_size or self.batch_size
         check_batch(self.sharding, eval_size, "--config.eval.batch_size")
         self.rows = local_rows(self.sharding, self.batch_size)
-        self.data = TrainingData(config.data, config.seed)
+        start_id = config.model.decoder_start_id
+        self.data = TrainingData(config.data, config.seed, start_id)
         self.tokenizer = _tokenizer(config, self.data)
         self.setup = _setup(config, self.sharding, self.tokenizer)
         for evaluator in evaluators:
             evaluator.check(self.setup.model, self.tokenizer)
         self.options = LossOptions(
             config.train.z_loss, config.train.label_smoothing, self.setup.model.logit_softcap,
-            config.train.loss_chunk,
+            config.train.loss_chunk, self.data.targets_per_row,
         )
         self.validation = {
-            name: ValidationData(
-                source.path, config.data.sequence_length, config.data.objective,
-                config.data.block_cross_document_attention,
-            )
+            name: ValidationData(source.path, config.data, start_id)
             for name, source in config.data.mixture.items()
         }
         # Written last: a mistake above leaves no folder behind.
         self.directory = RunDirectory(workdir)
+        self.lock: Lock | None = None
         if jax.process_index() == 0:
             self.directory.create()
+            self.lock = Lock(self.directory.root)
         self.checkpoints = Checkpoints(
             self.directory.checkpoints,
             keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best,
@@ -133,9 +134,13 @@ class Run:
         state, tokens = self._start()
         start, steps = int(state.step), self.config.train.steps
         if start >= steps:
+            stands = (
+                f"is finished: step {start:,} of {steps:,}" if start == steps
+                else f"is at step {start:,}, past train.steps={steps}"
+            )
             self.display.message(
-                f"{self.directory.root} is finished: step {start:,} of {steps:,}. Raise "
-                "train.steps to go on, or choose another --workdir."
+                f"{self.directory.root} {stands}. Raise train.steps to go on, or choose another "
+                "--workdir."
             )
             return _last_records(self.directory)
         self._save_description()
@@ -144,8 +149,8 @@ class Run:
         recorder = Recorder(
             self.writer, self.display, self.clock, log_every=self.config.train.log_every,
             steps=steps, start=start, tokens=tokens,
-            flops_per_token=train_flops_per_token(
-                self.setup.model, self.setup.specs, self.config.data.sequence_length
+            flops_per_step=self.config.data.global_batch_size * train_flops_per_row(
+                self.setup.model, self.setup.specs, *self.data.lengths, self.data.targets_per_row
             ),
         )
         batches = self.data.iterate(start, self.rows)
@@ -164,6 +169,8 @@ class Run:
     def close(self) -> None:
         """Lets go of files and threads."""
         with contextlib.ExitStack() as stack:
+            if self.lock:
+                stack.callback(self.lock.release)  # last: callbacks run in reverse
             stack.callback(self.checkpoints.close)
             if self.writer:
                 stack.callback(self.writer.close)
@@ -216,6 +223,8 @@ class Run:
             )
         if found:
             state, meta = TrainState(**found[0]), found[1]
+            if meta["step"] >= self.config.train.steps:  # nothing is resumed
+                return state, meta["tokens"]
             self.display.message(f"resuming {self.directory.root} at step {meta['step']:,}")
             for change in changed_fields(meta["difference"], self.difference):
                 self.display.message(f"  changed since then: {change}")
@@ -334,7 +343,7 @@ class Run:
 
 def _tokenizer(config: Config, data: TrainingData) -> tokenizers.Tokenizer:
     """The data's tokenizer, which must be the one that the config names, if it names one."""
-    tokenizer = tokenizers.load(data.tokenizer_path)
+    tokenizer = data.load_tokenizer()
     if config.tokenizer.path:
         wanted = tokenizers.load(config.tokenizer.path)
         if wanted.hash != tokenizer.hash:

@@ -33,6 +33,9 @@ class LossOptions:
     label_smoothing: float = 0.0
     logit_softcap: float = 0.0
     chunk: int = 0  # tokens of each row; 0: about CHUNK_BYTES of logits
+    # At most so many tokens of a row have a weight: no others are scored. 0: all are.
+    targets_per_row: int = 0
+    accuracy: bool = False  # count right guesses too; evaluation does, training need not
 
 
 class LossSums(NamedTuple):
@@ -40,36 +43,55 @@ class LossSums(NamedTuple):
 
     loss: jax.Array  # what is minimised: weighted nll with z-loss and label smoothing
     nll: jax.Array  # weighted negative log-likelihood, in nats
+    correct: jax.Array  # weighted right guesses, with `LossOptions.accuracy`; else 0
     weight: jax.Array  # sum of the weights
 
 
 def cross_entropy(
     hidden_BTD: jax.Array, kernel_DV: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array,
-    options: LossOptions, compute: Compute,
+    options: LossOptions, compute: Compute, bias_V: jax.Array | None = None,
 ) -> LossSums:
-    """The loss sums of next-token prediction; differentiable in `hidden_BTD` and `kernel_DV`.
+    """The loss sums of token prediction; differentiable in hidden states, kernel and bias.
 
     z-loss: Chowdhery et al. 2022 (PaLM); label smoothing: Szegedy et al. 2016.
     """
     weights_BT = weights_BT.astype(jnp.float32)
-    loss, nll = _loss_and_nll(options, compute, hidden_BTD, kernel_DV, targets_BT, weights_BT)
-    return LossSums(loss, nll, jnp.sum(weights_BT))
+    sums = _sums(options, compute, hidden_BTD, kernel_DV, bias_V, targets_BT, weights_BT)
+    return LossSums(*sums, jnp.sum(weights_BT))
+
+
+def only_targets(
+    options: LossOptions, hidden_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The three arrays at the `targets_per_row` places of each row that may have a weight.
+
+    A masked model predicts a seventh of its tokens; the head is then a seventh of the work.
+    """
+    count = options.targets_per_row
+    if not 0 < count < hidden_BTD.shape[1]:
+        return hidden_BTD, targets_BT, weights_BT
+    places = jnp.argsort(weights_BT == 0, axis=1, stable=True)[:, :count]
+    hidden_BTD = jnp.take_along_axis(hidden_BTD, places[..., None], axis=1)
+    targets_BT, weights_BT = (
+        jnp.take_along_axis(x, places, axis=1) for x in (targets_BT, weights_BT)
+    )
+    return hidden_BTD, targets_BT, weights_BT
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _loss_and_nll(options, compute, hidden_BTD, kernel_DV, targets_BT, weights_BT):
-    def body(sums_P2, chunk):
+def _sums(options, compute, hidden_BTD, kernel_DV, bias_V, targets_BT, weights_BT):
+    def body(sums_P3, chunk):
         x_PBCD, y_PBC, w_PBC = chunk
-        logits, _ = _logits(options, compute, x_PBCD, kernel_DV)
-        return sums_P2 + _chunk_loss(options, logits, y_PBC, w_PBC)[0], None
+        logits, _ = _logits(options, compute, x_PBCD, kernel_DV, bias_V)
+        return sums_P3 + _chunk_loss(options, logits, y_PBC, w_PBC)[0], None
 
     kernel_DV = _gathered(compute, kernel_DV, hidden_BTD.dtype)
     chunks = _chunks(options, compute, kernel_DV.shape[1], hidden_BTD, targets_BT, weights_BT)
-    sums_P2 = compute.constrain(jnp.zeros((chunks[0].shape[1], 2)), "batch", None)
-    return tuple(jax.lax.scan(body, sums_P2, chunks)[0].sum(0))
+    sums_P3 = compute.constrain(jnp.zeros((chunks[0].shape[1], 3)), "batch", None)
+    return tuple(jax.lax.scan(body, sums_P3, chunks)[0].sum(0))
 
 
-def _forward(options, compute, hidden_BTD, kernel_DV, targets_BT, weights_BT):
+def _forward(options, compute, hidden_BTD, kernel_DV, bias_V, targets_BT, weights_BT):
     B, T, D = hidden_BTD.shape
     V, kernel_dtype = kernel_DV.shape[1], kernel_DV.dtype
     kernel_DV = _gathered(compute, kernel_DV, hidden_BTD.dtype)
@@ -80,35 +102,41 @@ def _forward(options, compute, hidden_BTD, kernel_DV, targets_BT, weights_BT):
         return compute.constrain(x_PDV, "batch", None, "act_vocab")
 
     def body(carry, chunk):
-        sums_P2, kernel_gradient_PDV = carry
+        sums_P3, kernel_gradient_PDV, bias_gradient_PV = carry
         x_PBCD, y_PBC, w_PBC = chunk
-        logits, slope = _logits(options, compute, x_PBCD, kernel_DV)
+        logits, slope = _logits(options, compute, x_PBCD, kernel_DV, bias_V)
         sums, lse = _chunk_loss(options, logits, y_PBC, w_PBC)
         gradient = _chunk_gradient(options, logits, y_PBC, w_PBC, lse) * slope
+        if bias_V is not None:
+            bias_gradient_PV = bias_gradient_PV + gradient.sum((1, 2))
         gradient = gradient.astype(x_PBCD.dtype)
         x_gradient = jnp.einsum("pbcv,dv->pbcd", gradient, kernel_DV)
         added = jnp.einsum(
             "pbcd,pbcv->pdv", x_PBCD, gradient, preferred_element_type=jnp.float32
         )
-        return (sums_P2 + sums, pin_kernel(kernel_gradient_PDV + added)), x_gradient
+        sums_P3, kernel_gradient_PDV = sums_P3 + sums, pin_kernel(kernel_gradient_PDV + added)
+        return (sums_P3, kernel_gradient_PDV, bias_gradient_PV), x_gradient
 
-    sums_P2 = compute.constrain(jnp.zeros((P, 2)), "batch", None)
-    start = (sums_P2, pin_kernel(jnp.zeros((P, D, V), jnp.float32)))
-    (sums_P2, kernel_gradient_PDV), x_gradients = jax.lax.scan(body, start, chunks)
+    sums_P3 = compute.constrain(jnp.zeros((P, 3)), "batch", None)
+    bias_gradient_PV = None if bias_V is None else jnp.zeros((P, V), jnp.float32)
+    start = (sums_P3, pin_kernel(jnp.zeros((P, D, V), jnp.float32)), bias_gradient_PV)
+    carry, x_gradients = jax.lax.scan(body, start, chunks)
+    sums_P3, kernel_gradient_PDV, bias_gradient_PV = carry
     # The devices' parts are added up here, once, and not in every chunk.
     kernel_gradient = compute.constrain(kernel_gradient_PDV.sum(0), "embed", "vocab")
     hidden_gradient = jnp.moveaxis(x_gradients, 0, 2).reshape(B, -1, D)[:, :T]
-    return tuple(sums_P2.sum(0)), (hidden_gradient, kernel_gradient.astype(kernel_dtype))
+    bias_gradient = None if bias_V is None else bias_gradient_PV.sum(0).astype(bias_V.dtype)
+    gradients = (hidden_gradient, kernel_gradient.astype(kernel_dtype), bias_gradient)
+    return tuple(sums_P3.sum(0)), gradients
 
 
 def _backward(options, compute, residuals, cotangents):
-    hidden_gradient, kernel_gradient = residuals
-    scale = cotangents[0]  # the nll is for reading: it carries no gradient
-    gradients = (g * scale.astype(g.dtype) for g in (hidden_gradient, kernel_gradient))
+    scale = cotangents[0]  # the other sums are for reading: they carry no gradient
+    gradients = jax.tree.map(lambda g: g * scale.astype(g.dtype), residuals)
     return (*gradients, None, None)
 
 
-_loss_and_nll.defvjp(_forward, _backward)
+_sums.defvjp(_forward, _backward)
 
 
 def _gathered(compute, kernel_DV, dtype):
@@ -116,10 +144,12 @@ def _gathered(compute, kernel_DV, dtype):
     return compute.constrain(kernel_DV.astype(dtype), None, "act_vocab")
 
 
-def _logits(options, compute, x_PBCD, kernel_DV):
+def _logits(options, compute, x_PBCD, kernel_DV, bias_V):
     """Float32 logits [P, B, C, V] and their slope with respect to those before the soft-cap."""
     logits = jnp.einsum("pbcd,dv->pbcv", x_PBCD, kernel_DV, preferred_element_type=jnp.float32)
     logits = compute.constrain(logits, "batch", None, None, "act_vocab")
+    if bias_V is not None:
+        logits = logits + bias_V.astype(jnp.float32)
     if not options.logit_softcap:
         return logits, 1.0
     bounded = jnp.tanh(logits / options.logit_softcap)
@@ -127,7 +157,7 @@ def _logits(options, compute, x_PBCD, kernel_DV):
 
 
 def _chunk_loss(options, logits, targets_PBC, weights_PBC):
-    """The sums of loss and nll of each part, [P, 2], and log Z of every token, [P, B, C]."""
+    """The sums of loss, nll and right guesses, [P, 3], and log Z of every token, [P, B, C]."""
     lse = jax.nn.logsumexp(logits, axis=-1)
     nll = lse - jnp.take_along_axis(logits, targets_PBC[..., None], axis=-1)[..., 0]
     loss = nll
@@ -136,9 +166,12 @@ def _chunk_loss(options, logits, targets_PBC, weights_PBC):
         loss = loss + options.label_smoothing * (uniform - nll)
     if options.z_loss:
         loss = loss + options.z_loss * lse**2
+    correct = jnp.zeros_like(nll)
+    if options.accuracy:
+        correct = (jnp.argmax(logits, axis=-1) == targets_PBC).astype(nll.dtype)
     # where, not a product: padding may hold any value, and 0 * inf is not 0
-    both = jnp.stack([loss, nll], axis=-1) * weights_PBC[..., None]
-    return jnp.sum(jnp.where(weights_PBC[..., None] != 0, both, 0), axis=(1, 2)), lse
+    sums = jnp.stack([loss, nll, correct], axis=-1) * weights_PBC[..., None]
+    return jnp.sum(jnp.where(weights_PBC[..., None] != 0, sums, 0), axis=(1, 2)), lse
 
 
 def _chunk_gradient(options, logits, targets_PBC, weights_PBC, lse_PBC):

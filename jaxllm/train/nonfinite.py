@@ -11,7 +11,7 @@ import numpy as np
 from jaxllm.core.paths import atomic_write_bytes
 from jaxllm.core.rundir import RunDirectory
 from jaxllm.data.batch import Batch
-from jaxllm.models.transformer import Transformer
+from jaxllm.models.transformer import Transformer, inputs_of
 from jaxllm.nn.module import Params, bind
 from jaxllm.train.losses import LossOptions
 from jaxllm.train.state import Setup
@@ -32,14 +32,14 @@ def explain(
 def _explain(setup, options, params, batch, key, accumulation) -> str:
     replicated = setup.compute.sharding.replicated()
 
-    def layers(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
+    def layers(params: Params, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         """Whether the stream is finite after the embedding and after each layer, [L + 1]."""
         model: Transformer = bind(setup.structure, params)
-        counted_BT1 = (batch.weights != 0)[..., None]
-        return model.hidden(
-            batch.inputs, batch.positions, batch.segment_ids, key,
-            every_layer=lambda x: jnp.all(jnp.isfinite(x) | ~counted_BT1),
-        )
+
+        def finite(x: jax.Array) -> jax.Array:
+            return jnp.all(jnp.isfinite(x))
+
+        return model.traced(inputs_of(batch), key, every_layer=finite)[1]
 
     def loss(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
         return batch_loss(setup, options, params, batch, key).loss
@@ -60,11 +60,12 @@ def _explain(setup, options, params, batch, key, accumulation) -> str:
 
     if bad := _first_bad(jax.device_get(jax.jit(_all_finite, out_shardings=replicated)(params))):
         return f"The parameter {bad} itself is not finite."
-    finite_layers = np.asarray(over_microbatches(layers))
-    if not finite_layers.all():
-        first = int(np.argmin(finite_layers))
-        place = "the embedding" if first == 0 else f"layer {first - 1} (counted from 0)"
-        return f"The output of {place} is the first that is not finite."
+    for tower, finite_layers in over_microbatches(layers).items():
+        if not finite_layers.all():
+            first = int(np.argmin(finite_layers))
+            place = "the embedding" if first == 0 else f"layer {first - 1} (counted from 0)"
+            where = f" of the {tower}" if setup.model.architecture == "encoder_decoder" else ""
+            return f"The output of {place}{where} is the first that is not finite."
     finite_loss, finite_gradients = over_microbatches(gradients)
     if not finite_loss:
         return "Every layer's output is finite; the loss itself is not."

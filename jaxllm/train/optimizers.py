@@ -50,7 +50,7 @@ def make_optimizer(
 
 def decays(specs: Params, config: OptimizerConfig) -> Params:
     """True for the parameters that weight decay shrinks: kernels, embeddings when asked."""
-    names = {"kernel", "embedding"} if config.decay_embeddings else {"kernel"}
+    names = {"kernel", "table"} if config.decay_embeddings else {"kernel"}
     return jax.tree_util.tree_map_with_path(
         lambda path, spec: path[-1].key in names, specs, is_leaf=is_spec
     )

@@ -12,9 +12,8 @@ from jaxllm.core.config import to_dict
 from jaxllm.core.display import Display
 from jaxllm.core.errors import UserError
 from jaxllm.core.rundir import RunDirectory
-from jaxllm.data import tokenizers
 from jaxllm.data.loader import TrainingData
-from jaxllm.models.load import find_model, load_params
+from jaxllm.models.load import find_model
 from jaxllm.nn.module import Params
 from jaxllm.train.config import Config
 from jaxllm.train.state import Setup
@@ -72,14 +71,14 @@ def initial_params(name: str, setup: Setup, tokenizer_hash: str, display: Displa
       UserError: there is no such model, or it has another tokenizer or other sizes.
     """
     saved = find_model(name)
-    theirs = tokenizers.load(saved.run.tokenizer)
+    theirs = saved.load_tokenizer()
     if theirs.hash != tokenizer_hash:
         raise UserError(
             f"train.init_from={name!r} was trained with another tokenizer than the data: its "
             "embeddings would mean other tokens. Prepare the data with "
-            f"--config.tokenizer.path={saved.run.tokenizer}."
+            f"--config.tokenizer.path={saved.tokenizer}."
         )
-    model = load_params(saved, setup.compute, display.warn)
+    model = saved.load(setup.compute, display.warn)
     there, here = _shapes(model.params), _shapes(setup.shapes.params)
     changed = [
         f"{place} has shape {there.get(place)} there and {here.get(place)} here"

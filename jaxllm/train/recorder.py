@@ -64,12 +64,12 @@ class Recorder:
 
     def __init__(
         self, writer: MetricsWriter, display: Display, clock: Clock, *, log_every: int,
-        steps: int, start: int, flops_per_token: float, tokens: int,
+        steps: int, start: int, flops_per_step: float, tokens: int,
     ):
         """`tokens` were trained on before step `start`."""
         self._writer, self._display, self._clock = writer, display, clock
         self._log_every, self._steps = log_every, steps
-        self._flops_per_token, self._tokens = flops_per_token, tokens
+        self._flops_per_step, self._tokens = flops_per_step, tokens
         self._devices = jax.device_count()
         peak = peak_flops(jax.local_devices()[0])
         self._peak = peak * self._devices if peak else None
@@ -78,7 +78,7 @@ class Recorder:
 
     @property
     def tokens(self) -> int:
-        """Target tokens trained on so far, as of the last step read."""
+        """Tokens read so far, padding left out, as of the last step read."""
         return self._tokens
 
     def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -126,6 +126,7 @@ class Recorder:
         steps = max(step - before["step"], 1)
         busy = now["busy"] - before["busy"]
         rate = (now["tokens"] - before["tokens"]) / busy if busy > 0 else 0.0
+        flops = self._flops_per_step * steps / busy if busy > 0 else 0.0
         return {
             "step": step, "split": "train",
             "loss": values["nll"], "perplexity": perplexity(values["nll"]),
@@ -134,10 +135,15 @@ class Recorder:
             "step_seconds": busy / steps,
             "tokens_per_second": rate,
             "tokens_per_second_per_device": rate / self._devices,
-            "mfu": rate * self._flops_per_token / self._peak if self._peak else None,
+            "mfu": self._mfu(flops),
             "data_wait_seconds": (now["data"] - before["data"]) / steps,
             "peak_memory_bytes": peak_memory_bytes(jax.local_devices()[0]),
         }
+
+    def _mfu(self, flops_per_second: float) -> float | None:
+        """The share of the peak; None where that is unknown, or was measured too low to be it."""
+        share = flops_per_second / self._peak if self._peak else None
+        return share if share is None or share <= 1 else None
 
     def _snapshot(self, step: int) -> dict[str, float]:
         seconds = self._clock.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -10,9 +11,9 @@ import optax
 
 from jaxllm.data.batch import Batch
 from jaxllm.models.load import Model
-from jaxllm.models.transformer import Transformer
+from jaxllm.models.transformer import Transformer, inputs_of
 from jaxllm.nn.module import Params, bind
-from jaxllm.train.losses import LossOptions, LossSums, cross_entropy
+from jaxllm.train.losses import LossOptions, LossSums, cross_entropy, only_targets
 from jaxllm.train.optimizers import clip_factor
 from jaxllm.train.state import Setup, TrainState
 
@@ -24,9 +25,11 @@ def batch_loss(
 ) -> LossSums:
     """The loss sums of one batch; dropout is on when `key` is given."""
     model: Transformer = bind(setup.structure, params)
-    hidden = model.hidden(batch.inputs, batch.positions, batch.segment_ids, key)
+    hidden = model.hidden(inputs_of(batch), key)
+    hidden, targets, weights = only_targets(options, hidden, batch.targets, batch.weights)
     return cross_entropy(
-        hidden, model.head_kernel(), batch.targets, batch.weights, options, setup.compute
+        model.features(hidden), model.head_kernel(), targets, weights, options, setup.compute,
+        model.head_bias(),
     )
 
 
@@ -38,7 +41,8 @@ def make_train_step(
     A step whose loss or gradient is not finite leaves the state as it was but for `finite`,
     which stays False: later steps then change nothing either.
     """
-    drops = setup.model.dropout > 0 or setup.model.attention.dropout > 0
+    model = setup.model
+    drops = max(model.dropout, model.attention.dropout, model.mlp.dropout) > 0
 
     def gradients(params: Params, batch: Batch, key: jax.Array) -> tuple[LossSums, Params]:
         def loss(params: Params):
@@ -78,18 +82,29 @@ def make_train_step(
         new = TrainState(state.step + 1, finite, params, opt_state)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         metrics = {
-            "loss": loss, "nll": sums.nll / weight, "grad_norm": grad_norm, "tokens": sums.weight,
-            "learning_rate": setup.schedule(state.step), "finite": finite,
+            "loss": loss, "nll": sums.nll / weight, "grad_norm": grad_norm, "finite": finite,
+            "tokens": _tokens(batch), "learning_rate": setup.schedule(state.step),
         }
         return new._replace(finite=finite), metrics
 
     return step
 
 
+def _tokens(batch: Batch) -> jax.Array:
+    """Tokens that the model reads, padding left out; float32."""
+    both = ((batch.inputs, batch.segment_ids), (batch.encoder_inputs, batch.encoder_segment_ids))
+    counts = [
+        ids.size if segments is None else jnp.sum(segments != 0)
+        for ids, segments in both if ids is not None
+    ]
+    return jnp.asarray(sum(counts), jnp.float32)
+
+
 def make_eval_step(
     setup: Setup | Model, options: LossOptions
 ) -> Callable[[Params, Batch], LossSums]:
-    """The loss sums of a batch without dropout."""
+    """The loss sums of a batch without dropout, right guesses counted."""
+    options = dataclasses.replace(options, accuracy=True)
     return lambda params, batch: batch_loss(setup, options, params, batch, None)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.batch import Batch, join_documents
+from jaxllm.data.batch import Batch
 from jaxllm.data.config import DataConfig, SourceConfig
 from jaxllm.data.loader import TrainingData, ValidationData
 from jaxllm.data.windows import Windows
@@ -150,7 +150,7 @@ def test_settings_that_cannot_work(corpora):
 
 @pytest.mark.parametrize("length", [16, 100, 10_000])
 def test_validation_has_every_token_as_target_once(corpora, length):
-    data = ValidationData(str(corpora / "a"), length, "causal")
+    data = ValidationData(str(corpora / "a"), DataConfig(length))
     tokens, starts = read_stream(corpora / "a", "validation")
     rows = []
     for batch in data.batches(3):
@@ -168,7 +168,7 @@ def test_validation_has_every_token_as_target_once(corpora, length):
 
 
 def test_a_host_reads_only_its_rows_of_a_validation_batch(corpora, monkeypatch):
-    data = ValidationData(str(corpora / "a"), 16, "causal")
+    data = ValidationData(str(corpora / "a"), DataConfig(16))
     whole, read = list(data.batches(8)), []
     assert len(data) % 8 in range(1, 6)  # the last batch has padding in row 6
     example = data.example
@@ -183,7 +183,7 @@ def test_a_validation_split_of_one_token(tmp_path):
     run_prepare(tmp_path / "out", [tmp_path / "a.txt"], tokenizer__kind="char",
                 split__by="position", split__validation_share=0.01, output__append_eos=False)
     with pytest.raises(UserError, match=r"has 1 token"):
-        ValidationData(str(tmp_path / "out"), 8, "causal")
+        ValidationData(str(tmp_path / "out"), DataConfig(8))
 
 
 def test_worker_processes_give_the_same_batches(corpora, whole, tmp_path):
@@ -210,12 +210,15 @@ def test_worker_processes_give_the_same_batches(corpora, whole, tmp_path):
         assert_equal(Batch(*batch), Batch(*(x if x is None else x[2:6] for x in whole[step])))
 
 
-def test_joined_documents_keep_tokens_and_targets():
+def test_joined_documents_keep_tokens_and_targets(corpora):
     """Without document blocks a batch is the same but for segments and positions."""
-    rows = [np.arange(12, dtype=np.int32).reshape(2, 6) for _ in range(5)]
-    batch = Batch(rows[0], rows[1], rows[2].astype(np.float32), rows[3] % 3, rows[4])
-    joined = join_documents(batch)
+    batch = make(corpora).batch_rows(3, range(4))
+    joined = make(corpora, block_cross_document_attention=False).batch_rows(3, range(4))
     assert joined.segment_ids is None
-    np.testing.assert_array_equal(joined.positions, [range(6), range(6)])
+    np.testing.assert_array_equal(joined.positions, [range(LENGTH)] * 4)
     for name in ("inputs", "targets", "weights"):
         np.testing.assert_array_equal(getattr(joined, name), getattr(batch, name))
+
+
+def test_lengths_of_a_row(corpora):
+    assert make(corpora).lengths == (LENGTH, 0)

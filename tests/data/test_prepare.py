@@ -141,6 +141,51 @@ def test_again_is_nothing_to_do_and_other_settings_are_refused(corpus, tmp_path)
         run_prepare(out, [corpus], **other, **BYTES)
 
 
+def test_a_manifest_from_before_a_field_was_added_means_its_default(corpus, tmp_path):
+    out = tmp_path / "out"
+    run_prepare(out, [corpus], **LINES, **BYTES)
+    manifest = json.loads((out / "manifest.json").read_text())
+    for name in ("mask", "sentinels"):
+        del manifest["settings"]["tokenizer"][name]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    before = contents(out)
+    run_prepare(out, [corpus], **LINES, **BYTES)
+    assert contents(out) == before
+    with pytest.raises(UserError, match=r"tokenizer.mask was False and is True"):
+        run_prepare(out, [corpus], tokenizer__mask=True, **LINES, **BYTES)
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "char", "byte"])
+def test_a_mask_token_and_sentinels(corpus, tmp_path, kind):
+    fields = {"tokenizer__vocab_size": 340} if kind == "sentencepiece" else {}
+    manifest = run_prepare(tmp_path, [corpus], tokenizer__kind=kind, tokenizer__mask=True,
+                           tokenizer__sentinels=20, **LINES, **fields)
+    tokenizer = tokenizers.load(tmp_path / "tokenizer")
+    last = manifest.tokenizer.vocab_size - 1
+    assert tokenizer.sentinel_ids == tuple(range(last, last - 20, -1))
+    assert tokenizer.mask_id is not None
+    assert not (tokenizer.special_ids - {tokenizer.eos_id}) & set(read_stream(tmp_path, "train")[0])
+
+
+def test_a_hugging_face_folder_is_taken_with_all_its_files(corpus, tmp_path):
+    from tokenizers import models
+
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "."]
+    words += [*letters, *(f"##{letter}" for letter in letters)]
+    models.WordPiece({word: i for i, word in enumerate(words)}).save(str(folder))
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    (folder / "pytorch_model.bin").write_text("not the tokenizer's")
+    run_prepare(tmp_path / "out", [corpus], tokenizer__path=str(folder), **LINES)
+    texts, ids = documents_of(tmp_path / "out", "train")
+    assert all(row[-1] == words.index("[SEP]") for row in ids)
+    assert set(texts) < {text.replace(" .", ".") for text in corpus.read_text().splitlines()}
+    names = {file.name for file in (tmp_path / "out/tokenizer").iterdir()}
+    assert names == {"vocab.txt", "tokenizer_config.json", "jaxllm_tokenizer.json"}
+
+
 def test_an_unfinished_folder_is_not_prepared_and_is_finished(corpus, tmp_path):
     out = tmp_path / "out"
     run_prepare(out, [corpus], **LINES, **BYTES)
@@ -276,6 +321,9 @@ def test_blank_corpus(tmp_path):
     ({"tokenizer__kind": "huggingface"}, "cannot be trained here: set tokenizer.path"),
     ({"tokenizer__kind": "char", "tokenizer__vocab_size": 99}, "vocab_size=99 has no effect"),
     ({"tokenizer__path": "t", "tokenizer__vocab_size": 99}, "vocab_size=99 has no effect"),
+    ({"tokenizer__path": "t", "tokenizer__mask": True}, "mask=True has no effect"),
+    ({"tokenizer__sentinels": -1}, "sentinels=-1 must not be negative"),
+    ({"tokenizer__vocab_size": 99, "tokenizer__sentinels": 100}, "leaves nothing for text"),
     ({"tokenizer__character_coverage": 2.0}, "must lie in"),
     ({"output__block_tokens": 0}, "output.block_tokens=0 must be at least 1"),
 ])

@@ -1,14 +1,16 @@
 """The preview shows each token as the loss sees it, and nothing in a text can act on the screen."""
 
 import numpy as np
+import pytest
 
 from jaxllm.data import preview
+from jaxllm.data.batch import Window
 from jaxllm.data.config import DataConfig, SourceConfig
-from jaxllm.data.objectives import causal
+from jaxllm.data.objectives import make_objective, objectives
+from jaxllm.data.objectives.causal import shifted
 from jaxllm.data.tokenizers.byte import ByteTokenizer
-from jaxllm.data.windows import Window
 
-from .corpora import quiet
+from .corpora import quiet, run_prepare, sentences
 
 TOKENIZER = ByteTokenizer()
 
@@ -19,7 +21,7 @@ def make_row(documents, length):
     starts = [place == 0 for row in ids for place in range(len(row))]
     tokens = np.concatenate(ids).astype(np.int32)[: length + 1]
     window = Window(tokens, np.array(starts)[: length + 1])
-    return causal.example(window, length, np.random.default_rng(0))
+    return shifted(window, length)
 
 
 def styles(text):
@@ -63,3 +65,71 @@ def test_a_whole_preview(corpora, capsys):
     assert len(stats) == 4 and "4 of 4 rows of 48 tokens" in out
     assert "step 5, row 0, " in out and out.count(", a ") == out.count(", b ") == 2
     assert "\x1b" not in out
+
+
+RICH = ByteTokenizer(mask=True, sentinels=20)
+TEXT = b"The king is dead. Long live the king! "
+
+
+def make_example(objective, length=80, seed=0):
+    made = make_objective(DataConfig(length, objective=objective), lambda: RICH)
+    tokens = np.frombuffer((TEXT * 4)[: made.raw_length], np.uint8).astype(np.int32)
+    return made.example(Window(tokens, np.zeros(len(tokens), bool)), np.random.default_rng(seed))
+
+
+def test_masked_rows_show_what_was_chosen_and_what_is_seen():
+    row = make_example("masked")
+    row.weights[:] = 0
+    row.inputs[:] = row.targets
+    row.weights[[2, 3, 6, 8]] = 1
+    row.inputs[[2, 3]], row.inputs[6] = RICH.mask_id, ord("x")
+    text = preview.render_masked(row, RICH)
+    assert text.plain.startswith("<bos>T‹he› k‹i→x›n‹g=› is dead.") or text.plain.startswith(
+        "<cls>T‹he› k‹i→x›n‹g=› is dead.")
+    assert text.plain.endswith("¶")
+    assert {style for _, style in styles(text)} == {
+        f"{preview.COLOURS[0]} {kind}".strip()
+        for kind in ("", preview.MASKED, preview.RANDOM, preview.KEPT)
+    }
+
+
+def test_both_sides_of_a_pair_are_shown_and_spans_have_their_sentinels_colour():
+    text = preview.render_pair(make_example("span_corruption"), RICH)
+    encoder, decoder = text.plain.split("decoder learns\n")
+    assert encoder.startswith("encoder reads\n") and encoder.endswith("¶\n")
+    assert decoder.startswith("<extra_id_0>") and decoder.endswith("¶")
+    whole, spans = encoder.removeprefix("encoder reads\n")[:-2], decoder[:-1]
+    for number in range(decoder.count("<extra_id_")):
+        name = f"<extra_id_{number}>"
+        span = spans.split(name)[1].split("<extra_id_")[0]
+        whole = whole.replace(name, span)
+        assert (span[0], preview.COLOURS[number % 6]) in styles(text)
+    assert (TEXT.decode() * 4).startswith(whole)
+
+
+def test_masks_and_padding_of_a_denoising_row():
+    text = preview.render_pair(make_example("denoising"), RICH).plain
+    assert "<mask>" in text.split("decoder learns")[0] and " of padding " in text
+    assert TEXT.decode() in text.split("decoder learns")[1]
+
+
+def test_a_prefix_ends_with_a_mark():
+    row = make_example("prefix_lm")
+    split = int(row.prefix.sum())
+    plain = preview.render_row(row, RICH).plain
+    assert split and plain.index(preview.PREFIX_END) == split
+    assert plain.replace("␣", " ").replace(preview.PREFIX_END, "") == (TEXT.decode() * 4)[:81]
+
+
+@pytest.mark.parametrize("objective", objectives())
+def test_every_objective_can_be_previewed(tmp_path_factory, objective, capsys):
+    folder = tmp_path_factory.getbasetemp() / "rich"
+    if not folder.exists():
+        (folder.parent / "rich.txt").write_text("\n".join(sentences(60, 1)) + "\n")
+        run_prepare(folder, [folder.parent / "rich.txt"], tokenizer__kind="byte",
+                    input__document="line", tokenizer__mask=True, tokenizer__sentinels=20)
+    config = DataConfig(48, objective=objective, mixture={"a": SourceConfig(str(folder))})
+    stats = preview.preview(config, 3, step=5, rows=2, display=quiet())
+    out = capsys.readouterr().out
+    assert len(stats) == 2 and all(0 < row.trained <= 1 for row in stats)
+    assert ("encoder reads" in out) == (objective in ("span_corruption", "denoising"))

@@ -1,6 +1,7 @@
 """Tokenizers: exact round trips, determinism, saving, and text that arrives in pieces."""
 
 import json
+import pickle
 import random
 
 import pytest
@@ -129,6 +130,90 @@ def test_user_symbols_are_one_token(corpus):
     ids = tokenizer.encode("<|user|>Hello<|end|>")
     assert tokenizer.decode(ids) == "<|user|>Hello<|end|>"
     assert [tokenizer.token_text(i) for i in (ids[0], ids[-1])] == ["<|user|>", "<|end|>"]
+
+
+SPECIAL = {"mask": True, "sentinels": 100}
+
+
+@pytest.fixture(params=["bpe", "unigram", "byte", "char"])
+def special(request, corpus):
+    """A tokenizer with a mask token and T5's sentinels."""
+    if request.param == "byte":
+        return byte.ByteTokenizer(**SPECIAL)
+    if request.param == "char":
+        return char.train([*corpus, *TEXTS, "<mask><extra_id_0>"], end_of_text=True, **SPECIAL)
+    return train(corpus, request.param, 500, **SPECIAL)
+
+
+def test_a_mask_and_sentinels_which_no_text_makes(special, tmp_path):
+    last = special.vocab_size - 1
+    assert special.sentinel_ids == tuple(range(last, last - 100, -1))  # as T5: <extra_id_0> last
+    assert special.mask_id is not None and special.special_ids >= {special.mask_id, last}
+    for text in ["<mask><extra_id_0>", *TEXTS]:
+        ids = special.encode(text)
+        assert special.decode(ids) == text
+        assert not special.special_ids & set(ids)
+    assert special.token_text(last) == "<extra_id_0>"
+    assert special.token_text(special.mask_id) == "<mask>"
+    assert special.decode([special.mask_id, *special.sentinel_ids]) == ""
+    special.save(tmp_path)
+    again = tokenizers.load(tmp_path)
+    assert (again.hash, again.special_tokens()) == (special.hash, special.special_tokens())
+    saved = json.loads((tmp_path / "jaxllm_tokenizer.json").read_text())
+    assert (saved["mask_id"], saved["sentinel_ids"][0]) == (special.mask_id, last)
+    assert pickle.loads(pickle.dumps(special.special_tokens())) == special.special_tokens()
+
+
+def test_the_hash_tells_special_tokens_apart(corpus):
+    assert len({byte.ByteTokenizer(mask, n).hash for mask in (0, 1) for n in (0, 1, 2)}) == 6
+    hashes = {char.train(corpus, end_of_text=True, mask=m, sentinels=n).hash
+              for m in (False, True) for n in (0, 3)}
+    assert len(hashes) == 4
+    assert train(corpus).hash != train(corpus, mask=True).hash
+
+
+def test_what_wraps_a_text_is_what_there_is(corpus):
+    plain, masked = byte.ByteTokenizer(), byte.ByteTokenizer(mask=True)
+    spans = byte.ByteTokenizer(sentinels=2)
+    bos, eos = plain.bos_id, plain.eos_id
+    assert plain.with_special_tokens([1], [2]) == ([1, 2], [0, 1])
+    assert masked.with_special_tokens([1]) == ([bos, 1, eos], [0, 0, 0])
+    assert masked.with_special_tokens([1], [2]) == ([bos, 1, eos, 2, eos], [0, 0, 0, 1, 1])
+    assert spans.with_special_tokens([1], [2]) == ([1, eos, 2, eos], [0, 0, 1, 1])
+    assert (plain.cls_id, plain.special_tokens().cls_id) == (None, bos)
+    assert plain.special_tokens().sep_id == eos
+
+
+def test_sentinels_count_in_the_vocabulary(corpus):
+    with pytest.raises(UserError, match=r"too large.*=(\d+)") as error:
+        train(corpus[:40], vocab_size=30_000, sentinels=50)
+    works = int(str(error.value).split("--config.tokenizer.vocab_size=")[1].split(",")[0])
+    assert train(corpus[:40], vocab_size=works, sentinels=50).vocab_size == works
+    with pytest.raises(UserError, match=r"too small.*more than (\d+)") as error:
+        train(corpus, vocab_size=330, sentinels=50)
+    needed = int(str(error.value).split("take ")[1].split(".")[0])
+    assert train(corpus, vocab_size=needed + 1, sentinels=50).vocab_size == needed + 1
+
+
+def test_words_and_sentences(tokenizer):
+    ids = tokenizer.encode("the king! And\nso. No")
+    starts, ends = tokenizer.word_starts(), tokenizer.sentence_ends()
+    assert starts.dtype == bool and starts.shape == ends.shape == (tokenizer.vocab_size,)
+    assert tokenizer.word_starts() is starts
+    words = "".join("|" * bool(starts[i]) + tokenizer.decode([i]) for i in ids)
+    assert words == "the| king!| And|\nso.| No"
+    closed = "".join(tokenizer.decode([i]) + "|" * bool(ends[i]) for i in ids)
+    assert closed == "the king!| And\n|so.| No"
+    assert ends[tokenizer.eos_id] and starts[tokenizer.eos_id]
+
+
+def test_a_folder_of_the_first_version_is_read(tmp_path):
+    (tmp_path / "bytes.json").write_text('{"bytes": 256}\n')
+    (tmp_path / "jaxllm_tokenizer.json").write_text(json.dumps({
+        "kind": "byte", "vocab_size": 259, "bos_id": 256, "eos_id": 257, "pad_id": 258,
+        "unk_id": None,
+        "hash": "a8f99c9179d31465c421af6af8530f0791f63590f93777cc0980e434edeeb595"}))
+    assert tokenizers.load(tmp_path).vocab_size == 259
 
 
 def test_char_ids_are_sorted_characters():

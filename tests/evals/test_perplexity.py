@@ -15,7 +15,8 @@ from jaxllm.core.errors import UserError
 from jaxllm.core.rundir import RunDirectory, read_metrics
 from jaxllm.data.sources import TokenSource
 from jaxllm.evals.perplexity import comparison, evaluate_perplexity
-from jaxllm.models.load import find_model, load_params
+from jaxllm.models.load import find_model
+from jaxllm.models.tower import Inputs
 from jaxllm.nn.compute import make_compute
 from jaxllm.nn.module import bind
 from tests.train.conftest import TEXT, make_recipe, prepare_text
@@ -38,14 +39,14 @@ def trained(tmp_path_factory, data):
 
 def plain_loss(workdir, data, length):
     """Mean -log p of every target, a window and a token at a time, documents kept apart."""
-    model = load_params(find_model(str(workdir)), make_compute(), print)
+    model = find_model(str(workdir)).load(make_compute(), print)
     source = TokenSource(str(data), "validation")
     tokens, starts = source.slice(0, source.num_tokens)
 
     @jax.jit
     def log_probabilities(params, ids):
         bound = bind(model.structure, params)
-        hidden = bound.hidden(ids[None], jnp.arange(length)[None])
+        hidden = bound.hidden(Inputs(ids[None], jnp.arange(length)[None]))
         return jax.nn.log_softmax(bound.logits(hidden)[0])
 
     total, count = 0.0, 0

@@ -1,4 +1,4 @@
-"""`LoadedModel.score` against the full forward pass, text by text."""
+"""`LoadedModel` against the full forward pass, text by text."""
 
 import dataclasses
 
@@ -9,8 +9,13 @@ import pytest
 
 from jaxllm.core.errors import UserError
 from jaxllm.data.tokenizers import byte
-from jaxllm.generate.model import LoadedModel, _score
+from jaxllm.generate.defaults import Defaults
+from jaxllm.generate.model import LoadedModel
+from jaxllm.generate.texts import _score
+from jaxllm.models.config import preset
 from jaxllm.models.load import Model
+from jaxllm.models.tower import Inputs
+from jaxllm.nn.config import EmbeddingConfig, HeadConfig
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
@@ -26,7 +31,7 @@ def loaded(request, tiny, compute, build):
 def plain_score(loaded, text):
     ids = np.array(loaded.tokenizer.encode(text))
     model = loaded.model.bind(loaded.model.params)
-    logits = model.logits(model.hidden(ids[None], jnp.arange(len(ids))[None]))[0]
+    logits = model.logits(model.hidden(Inputs(ids[None], jnp.arange(len(ids))[None])))[0]
     scores = np.asarray(jax.nn.log_softmax(logits))
     return [scores[i, token] for i, token in enumerate(ids[1:])]
 
@@ -53,3 +58,85 @@ def test_texts_that_cannot_be_scored(loaded):
             loaded.score("x" * 25)
     else:
         assert len(loaded.score("x" * 25)[0]) == 24
+
+
+def with_head(tiny, compute, build, family="gpt2", **changes):
+    """A model with this head, whose tokenizer wraps texts as BERT's does."""
+    tokenizer = byte.ByteTokenizer(mask=True)
+    config = dataclasses.replace(tiny[family], vocab_size=tokenizer.vocab_size, **changes)
+    structure, params = build(config.completed(), compute, seed=3)
+    return LoadedModel(Model(config, compute, structure, params, 0), tokenizer)
+
+
+@pytest.mark.parametrize(("head", "shape"), [
+    (HeadConfig("sequence_classification", labels=3), (3,)),
+    (HeadConfig("sequence_classification", labels=3, pooling="mean", dense=True), (3,)),
+    (HeadConfig("reward", labels=1), ()),
+    (HeadConfig("token_classification", labels=3, pooling="none"), (None, 3)),
+    (HeadConfig("embedding", pooling="first"), (32,)),
+], ids=lambda value: value.kind if isinstance(value, HeadConfig) else "")
+def test_heads_do_not_see_padding(tiny, compute, build, head, shape):
+    loaded = with_head(tiny, compute, build, architecture="encoder", tied=False, head=head)
+    run = loaded.embed if head.kind == "embedding" else loaded.classify
+    texts = ["to be", "or not to be, that is", "x"]
+    together = run(texts)
+    assert len(together) == 3
+    for text, outputs in zip(texts, together, strict=True):
+        expected = tuple(len(text) + 2 if size is None else size for size in shape)
+        assert outputs.shape == expected
+        assert outputs.dtype == np.float32
+        np.testing.assert_allclose(outputs, run(text)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_pairs_have_types(tiny, compute, build):
+    loaded = with_head(
+        tiny, compute, build, architecture="encoder", tied=False,
+        head=HeadConfig("sequence_classification", labels=2, pooling="first"),
+        embedding=EmbeddingConfig(types=2),
+    )
+    [scores] = loaded.classify("ab", pairs="cd")
+    t = loaded.tokenizer
+    ids = np.array([[t.cls_id, 97, 98, t.sep_id, 99, 100, t.sep_id]])
+    types = np.array([[0, 0, 0, 0, 1, 1, 1]])
+    model = loaded.model.bind(loaded.model.params)
+    expected = model.text_outputs(Inputs(ids, np.arange(7)[None], types=types))[0]
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(scores - loaded.classify("abcd")[0]).max() > 1e-3
+    with pytest.raises(UserError, match="2 texts and 1 pairs"):
+        loaded.classify(["a", "b"], pairs=["c"])
+
+
+def test_a_classifier_of_two_towers_reads_the_text_in_both(compute, build):
+    head = HeadConfig("sequence_classification", labels=4, dense=True)
+    loaded = with_head({"bart": preset("bart_debug")}, compute, build, "bart", head=head)
+    t, [scores] = loaded.tokenizer, loaded.classify("abc")
+    read = np.array([[t.cls_id, 97, 98, 99, t.sep_id]])
+    row = np.arange(5)[None]
+    ids = np.array([[t.pad_id, *read[0, :-1]]])
+    model = loaded.model.bind(loaded.model.params)
+    expected = model.text_outputs(Inputs(ids, row, encoder=Inputs(read, row)))[0]
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_verbs_that_the_head_cannot_do(loaded):
+    with pytest.raises(UserError, match="it can generate, not classify"):
+        loaded.classify("a")
+    with pytest.raises(UserError, match="head of 'embedding'"):
+        loaded.embed("a")
+
+
+def test_options_that_exclude_each_other(loaded):
+    with pytest.raises(UserError, match="temperature has no effect with beams=3"):
+        loaded.generate("a", beams=3, temperature=0.5)
+    with pytest.raises(UserError, match="length_penalty has no effect without"):
+        loaded.generate("a", length_penalty=2.0)
+
+
+def test_the_folders_defaults_hold_where_nothing_is_said(loaded):
+    defaults = Defaults(max_new_tokens=3, temperature=0.0, beams=2, length_penalty=0.5)
+    own = LoadedModel(loaded.model, loaded.tokenizer, defaults)
+    same = loaded.generate("abc", max_new_tokens=3, beams=2, length_penalty=0.5)
+    assert own.generate("abc") == same
+    assert own.generate("abc", beams=1) == loaded.generate(
+        "abc", max_new_tokens=3, temperature=0
+    )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxllm.data.batch import Batch
-from jaxllm.models.config import preset
+from jaxllm.models.config import families, preset
 from jaxllm.models.parameters import is_spec
 from jaxllm.models.transformer import Transformer
 from jaxllm.nn.module import abstract
@@ -27,7 +27,7 @@ def debug_model(family):
     return dataclasses.replace(preset(f"{family}_debug"), vocab_size=VOCABULARY).completed()
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", families())
 def test_parameters(family, compute, golden):
     _, specs = abstract(partial(Transformer, config=debug_model(family), compute=compute))
     leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=is_spec)

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import pytest
 
 from jaxllm.models.flops import (
-    forward_flops_per_token,
-    matmul_params,
+    forward_flops_per_row,
+    kernel_params,
     mean_context,
-    train_flops_per_token,
+    train_flops_per_row,
 )
+from jaxllm.models.tower import Inputs
 from jaxllm.models.transformer import Transformer
 from jaxllm.nn.module import abstract, bind, split
 
@@ -59,16 +60,16 @@ def forward(config, compute):
     def run(params, ids):
         model = bind(structure, params)
         positions = jnp.broadcast_to(jnp.arange(LENGTH), ids.shape)
-        return model.logits(model.hidden(ids, positions))
+        return model.logits(model.hidden(Inputs(ids, positions)))
 
     return run, (params, jax.ShapeDtypeStruct((2, LENGTH), jnp.int32)), specs
 
 
 def full_attention(config):
-    """What plain attention computes beyond the causal half, per token."""
+    """What plain attention computes beyond the causal half, per row."""
     attention = config.attention
     missing = LENGTH - mean_context(LENGTH, attention.window)
-    return config.layers * 4 * attention.heads * attention.head_dim * missing
+    return config.layers * LENGTH * 4 * attention.heads * attention.head_dim * missing
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -77,10 +78,10 @@ def test_forward_flops_are_the_products_traced(tiny, compute, family):
         tiny[family], positions=dataclasses.replace(tiny[family].positions, max_length=LENGTH)
     )
     run, arguments, specs = forward(config, compute)
-    counted = products(jax.make_jaxpr(run)(*arguments).jaxpr) / (2 * LENGTH)
-    expected = forward_flops_per_token(config, specs, LENGTH) + full_attention(config)
-    assert counted == expected
-    assert train_flops_per_token(config, specs, LENGTH) == 3 * (expected - full_attention(config))
+    counted = products(jax.make_jaxpr(run)(*arguments).jaxpr) / 2
+    expected = forward_flops_per_row(config, specs, LENGTH)
+    assert counted == expected + full_attention(config)
+    assert train_flops_per_row(config, specs, LENGTH) == 3 * expected
 
 
 def test_forward_flops_are_what_xla_counts(tiny, compute):
@@ -88,17 +89,45 @@ def test_forward_flops_are_what_xla_counts(tiny, compute):
     config = dataclasses.replace(tiny["llama"], width=256, mlp=dataclasses.replace(
         tiny["llama"].mlp, width=512), vocab_size=512)
     run, arguments, specs = forward(config, dataclasses.replace(compute, unroll=config.layers))
-    counted = jax.jit(run).lower(*arguments).cost_analysis()["flops"] / (2 * LENGTH)
-    expected = forward_flops_per_token(config, specs, LENGTH) + full_attention(config)
+    counted = jax.jit(run).lower(*arguments).cost_analysis()["flops"] / 2
+    expected = forward_flops_per_row(config, specs, LENGTH) + full_attention(config)
     assert 1.0 <= counted / expected < 1.03
 
 
-def test_matmul_params_leave_out_what_is_looked_up(tiny, compute):
+def test_kernel_params_leave_out_what_is_looked_up(tiny, compute):
     def parameters(family, tied):
         config = dataclasses.replace(tiny[family], tied=tied)
-        return matmul_params(forward(config, compute)[2])
+        return kernel_params(forward(config, compute)[2])
 
     layer = 32 * 4 * 16 + 2 * 32 * 2 * 16 + 4 * 16 * 32 + 3 * 32 * 40
     assert parameters("llama", False) == 2 * layer + 32 * 48
-    assert parameters("llama", True) == parameters("llama", False)
-    assert parameters("gpt2", True) == 2 * (4 * 32 * 32 + 2 * 32 * 56) + 32 * 48
+    assert parameters("llama", True) == 2 * layer  # the tied head is the embedding's table
+    assert parameters("gpt2", True) == 2 * (4 * 32 * 32 + 2 * 32 * 56)
+
+
+def test_a_tied_head_costs_what_an_untied_does(tiny, compute):
+    def flops(tied):
+        config = dataclasses.replace(tiny["llama"], tied=tied)
+        return forward_flops_per_row(config, forward(config, compute)[2], LENGTH)
+
+    assert flops(True) == flops(False)
+
+
+def test_an_encoder_decoder_and_an_encoder(tiny, compute):
+    """Both towers, cross-attention, and keys and values of the encoder's tokens."""
+    config = tiny["t5"]
+    make = partial(Transformer, config=config, compute=compute)
+    structure, specs = abstract(make)
+    params = jax.eval_shape(lambda key: split(make(key))[1], jax.random.key(0))
+    own, theirs = 8, 20
+
+    def run(params, ids, encoder_ids):
+        model = bind(structure, params)
+        encoder = Inputs(encoder_ids, jnp.zeros_like(encoder_ids))
+        return model.logits(model.hidden(Inputs(ids, jnp.zeros_like(ids), encoder=encoder)))
+
+    shapes = [jax.ShapeDtypeStruct((1, n), jnp.int32) for n in (own, theirs)]
+    counted = products(jax.make_jaxpr(run)(params, *shapes).jaxpr)
+    heads, head_dim = config.attention.heads, config.attention.head_dim
+    missing = config.layers * own * 4 * heads * head_dim * (own - mean_context(own))
+    assert counted == forward_flops_per_row(config, specs, own, theirs) + missing

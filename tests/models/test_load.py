@@ -13,7 +13,8 @@ from jaxllm.core.checkpoint import Checkpoints
 from jaxllm.core.config import to_dict
 from jaxllm.core.errors import UserError
 from jaxllm.core.rundir import RunDirectory
-from jaxllm.models.load import find_model, load_params
+from jaxllm.models.load import find_model
+from jaxllm.models.tower import Inputs
 from jaxllm.nn.compute import make_compute
 
 
@@ -44,7 +45,7 @@ def runs(tmp_path_factory, tiny, params):
 
 
 def load(name, compute):
-    return load_params(find_model(str(name)), compute, pytest.fail)
+    return find_model(str(name)).load(compute, pytest.fail)
 
 
 @pytest.mark.parametrize(("name", "step"), [
@@ -54,13 +55,13 @@ def test_loads(runs, params, compute, tiny, name, step):
     model = load(runs / name, compute)
     assert (model.step, model.config) == (step, tiny["llama"])
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + step), model.params, params)
-    hidden = model.bind(model.params).hidden(np.array([[1, 2]]), np.array([[0, 1]]))
+    hidden = model.bind(model.params).hidden(Inputs(np.array([[1, 2]]), np.array([[0, 1]])))
     assert hidden.shape == (1, 2, 32)
 
 
 def test_loads_into_shards(runs, params, sharding_of):
     model = load(runs / "first@4", make_compute(sharding_of(fsdp=4, tensor=2)))
-    kernel = model.params["head"]["kernel"]
+    kernel = model.params["head"]["output"]["kernel"]
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(8, 24)}
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 4), model.params, params)
 
@@ -110,7 +111,7 @@ def test_damage_of_the_step_asked_for_is_an_error_of_the_newest_a_warning(
     with pytest.raises(UserError, match=r"step 9 is damaged.*Choose another step"):
         load(f"{run}@9", compute)
     warnings = []
-    model = load_params(find_model(str(run)), compute, warnings.append)
+    model = find_model(str(run)).load(compute, warnings.append)
     assert model.step == 4 and len(warnings) == 1
     assert (run / "checkpoints" / "9").exists()
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 4), model.params, params)

@@ -23,13 +23,13 @@ def test_param_count(specs):
 
 def test_param_shardings(specs, sharding_of):
     found = param_shardings(specs, sharding_of(data=2, fsdp=2, tensor=2))
-    layer = found["layers"]["layer"]
+    layer = found["decoder"]["layers"]["layer"]
     assert layer["attention"]["query"]["kernel"].spec == P(None, "fsdp", "tensor", None)
     assert layer["attention"]["output"]["kernel"].spec == P(None, "tensor", None, "fsdp")
     assert layer["mlp"]["down"]["kernel"].spec == P(None, "tensor", "fsdp")
     assert layer["mlp_norm"]["scale"].spec == P(None, None)
-    assert found["embedding"]["embedding"].spec == P("tensor", "fsdp")
-    assert found["head"]["kernel"].spec == P("fsdp", "tensor")
+    assert found["embedding"]["table"].spec == P("tensor", "fsdp")
+    assert found["head"]["output"]["kernel"].spec == P("fsdp", "tensor")
 
 
 def test_check_divisible(specs, sharding_of):
@@ -38,7 +38,7 @@ def test_check_divisible(specs, sharding_of):
         check_divisible(specs, sharding_of(fsdp=2, tensor=4))
     assert str(caught.value) == (
         "mesh.tensor=4 does not divide the model's 'kv_heads' size of 2 (parameter "
-        "layers.layer.attention.key.kernel). Nearest values that do: 1, 2."
+        "decoder.layers.layer.attention.key.kernel). Nearest values that do: 1, 2."
     )
 
 

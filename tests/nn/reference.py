@@ -5,7 +5,10 @@ import math
 import numpy as np
 
 
-def attention(q, k, v, *, causal=True, window=0, softcap=0.0, scale=0.0, segments=None):
+def attention(
+    q, k, v, *, causal=True, window=0, softcap=0.0, scale=0.0, segments=None, prefix=None,
+    bias=None,
+):
     """softmax(q · kᵀ) · v for q [B, T, N, H] and k, v [B, T, K, H], one query at a time."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     B, T, N, H = q.shape
@@ -16,11 +19,13 @@ def attention(q, k, v, *, causal=True, window=0, softcap=0.0, scale=0.0, segment
             for t in range(T):
                 seen = [
                     s for s in range(T)
-                    if (s <= t or not causal)
+                    if (s <= t or not causal or (prefix is not None and prefix[b, s]))
                     and (not window or abs(t - s) < window)
                     and (segments is None or segments[b, s] == segments[b, t])
                 ]
                 scores = k[b, seen, n // group] @ q[b, t, n] * (scale or 1 / math.sqrt(H))
+                if bias is not None:
+                    scores = scores + bias[b, n, t, seen]
                 if softcap:
                     scores = softcap * np.tanh(scores / softcap)
                 weights = np.exp(scores - scores.max())

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from jaxllm.core.errors import UserError
+from jaxllm.nn.attention import Attention
 from jaxllm.nn.compute import make_compute
+from jaxllm.nn.config import AttentionConfig, NormConfig
 from jaxllm.nn.kernels.attention import Pattern, Places, attend, choose, mask_of, refusal
 
 from .reference import attention, documents, qkv
@@ -44,6 +46,8 @@ def run(kernel, q, k, v, pattern, segments=None, sharding=None):
     (Pattern(window=24), False),
     (Pattern(softcap=1.5), True),
     (Pattern(window=40, softcap=2.0, scale=0.3), True),
+    (Pattern(causal=False), True),
+    (Pattern(causal=False, window=24), False),
 ])
 def test_kernels_equal_the_loop_and_each_other(pattern, packed):
     q, k, v = qkv(SHAPE)
@@ -130,6 +134,73 @@ def test_cache_places_equal_the_full_sequence(compute):
     np.testing.assert_allclose(out, attention(q, k, v, window=5)[:, 6:], atol=2e-6)
 
 
+def test_a_prefix_is_seen_from_before(compute):
+    """Tokens of the prefix see each other, the rest see what came before them and the prefix."""
+    q, k, v = qkv((2, 9, 4, 2, 8))
+    prefix = np.zeros((2, 9), bool)
+    prefix[0, :4], prefix[1, 3:5] = True, True
+    segments = np.array([[1] * 9, [1, 1, 1, 2, 2, 2, 2, 0, 0]], np.int32)
+    places = Places(
+        query_segments_BT=segments, key_segments_BS=segments, key_prefix_BS=jnp.asarray(prefix)
+    )
+    out = attend(q, k, v, Pattern(), places, compute)
+    expected = attention(q, k, v, segments=segments, prefix=prefix)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+    assert np.abs(expected - attention(q, k, v, segments=segments)).max() > 0.1
+
+
+def test_a_bias_is_added_to_the_scores(compute):
+    """Before the soft-cap and the mask; one bias for all rows or each its own."""
+    q, k, v = qkv((2, 7, 4, 2, 8))
+    bias = np.random.default_rng(3).normal(size=(2, 4, 7, 7)).astype(np.float32)
+    for rows in (1, 2):
+        out = attend(
+            q, k, v, Pattern(softcap=2.0), Places(bias_BNTS=jnp.asarray(bias[:rows])), compute
+        )
+        expected = attention(q, k, v, softcap=2.0, bias=np.broadcast_to(bias[:rows], bias.shape))
+        np.testing.assert_allclose(out, expected, atol=2e-6)
+
+
+def test_queries_of_another_length_than_keys(compute):
+    """Cross-attention: padding of the keys is not seen."""
+    q, k, v = qkv((2, 9, 4, 2, 8))
+    keys = np.array([[1] * 9, [1] * 6 + [0] * 3], np.int32)
+    places = Places(query_segments_BT=np.ones((2, 5), np.int32), key_segments_BS=keys)
+    out = attend(q[:, :5], k, v, Pattern(causal=False), places, compute)
+    full = attention(q, k, v, causal=False)[:, :5]
+    np.testing.assert_allclose(out[0], full[0], atol=2e-6)
+    short = attention(*(x[1:, :6] for x in (q, k, v)), causal=False)[:, :5]
+    np.testing.assert_allclose(out[1:], short, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["none", "head", "all"])
+def test_queries_and_keys_are_normalised_values_are_not(compute, kind):
+    """Each head's vector, or those of all heads as one; after the cut to ± clip."""
+    config = AttentionConfig(heads=4, kv_heads=2, head_dim=6, qk_norm=kind, clip=0.8)
+    norm, spread = NormConfig(eps=1e-3), {"stddev": 0.5, "query_stddev": 0.5, "output_stddev": 0.5}
+    layer = Attention(jax.random.key(0), compute, 8, config, norm, **spread, causal=True)
+    x = np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)
+
+    def plain(linear, scale):
+        y = np.clip(np.einsum("btd,dnh->btnh", x, np.asarray(linear.kernel[...])), -0.8, 0.8)
+        if scale is None or kind == "none":
+            return y
+        axes = -1 if kind == "head" else (-1, -2)
+        return y / np.sqrt((y**2).mean(axes, keepdims=True) + 1e-3) * scale
+
+    rng, scales = np.random.default_rng(1), []
+    for found in (layer.query_norm, layer.key_norm):
+        scales.append(None)
+        if kind != "none":
+            scales[-1] = rng.normal(size=found.scale[...].shape).astype(np.float32)
+            found.scale.set_value(jnp.asarray(scales[-1]))
+    key, value = layer.project_key_value(x)
+    query = layer.project_query(x)
+    np.testing.assert_allclose(query, plain(layer.query, scales[0]), atol=1e-5)
+    np.testing.assert_allclose(key, plain(layer.key, scales[1]), atol=1e-5)
+    np.testing.assert_allclose(value, plain(layer.value, None), atol=1e-5)
+
+
 def test_dropout_keeps_the_mean_and_follows_its_key(compute):
     q, k, _ = qkv((1, 8, 2, 2, 4))
     v = np.ones((1, 8, 2, 4), np.float32)
@@ -152,13 +223,13 @@ def test_dropout_keeps_the_mean_and_follows_its_key(compute):
     ("cudnn", (128, 136), Pattern(), "bfloat16", "multiples of 8 up to 128, not 136"),
     ("splash", (256, 60), Pattern(softcap=1.0, window=8), "float32", None),
     ("splash", (100, 64), Pattern(), "float32", "multiples of 128, not 100"),
-    ("splash", (128, 64), Pattern(causal=False), "float32", "causal attention only"),
+    ("splash", (128, 64), Pattern(causal=False), "float32", None),
     ("xla", (100, 60), Pattern(causal=False, softcap=1.0, dropout=0.5), "float32", None),
 ])
 def test_refusal(compute, kernel, shape, pattern, dtype, reason):
     length, head_dim = shape
     x = jax.ShapeDtypeStruct((1, length, 2, head_dim), dtype)
-    found = refusal(kernel, pattern, x, x, None, compute)
+    found = refusal(kernel, pattern, Places(), x, x, None, compute)
     assert found is None if reason is None else reason in found
 
 
@@ -166,10 +237,19 @@ def test_refusal(compute, kernel, shape, pattern, dtype, reason):
 def test_refusal_of_dropout_and_a_cut_sequence(compute, sharding_of, kernel):
     x = jax.ShapeDtypeStruct((1, 128, 2, 64), jnp.bfloat16)
     key = jax.random.key(0)
-    assert "no dropout" in refusal(kernel, Pattern(dropout=0.1), x, x, key, compute)
-    assert refusal(kernel, Pattern(dropout=0.1), x, x, None, compute) is None
+    def why(compute, pattern=Pattern(), places=Places(), keys=x, key=None):  # noqa: B008
+        return refusal(kernel, pattern, places, x, keys, key, compute)
+
+    assert "no dropout" in why(compute, Pattern(dropout=0.1), key=key)
+    assert why(compute, Pattern(dropout=0.1)) is None
     cut = dataclasses.replace(compute, sharding=sharding_of(context=8))
-    assert "mesh.context cuts it" in refusal(kernel, Pattern(), x, x, None, cut)
+    assert "mesh.context cuts it" in why(cut)
+    assert "no bias" in why(compute, places=Places(bias_BNTS=jnp.zeros((1, 2, 128, 128))))
+    assert "no prefix" in why(compute, places=Places(key_prefix_BS=jnp.zeros((1, 128), bool)))
+    other = jax.ShapeDtypeStruct((1, 256, 2, 64), jnp.bfloat16)  # an encoder's
+    expected = {"splash": "as many keys as queries", "cudnn": None}[kernel]
+    found = why(compute, Pattern(causal=False), keys=other)
+    assert found is None if expected is None else expected in found
 
 
 def test_choose(compute):

@@ -64,7 +64,7 @@ def test_initial_values(compute):
 
 def test_embedding(compute):
     table = Embedding(jax.random.key(0), compute, 7, 4, stddev=1.0)
-    weights = np.asarray(table.embedding[...])
+    weights = np.asarray(table.table[...])
     ids = np.array([[0, 6, 3], [2, 2, 1]])
     np.testing.assert_array_equal(table(ids), weights[ids])
     np.testing.assert_array_equal(table.as_head(), weights.T)

@@ -10,15 +10,16 @@ import pytest
 from jaxllm.core.errors import UserError
 from jaxllm.nn.config import MlpConfig, NormConfig
 from jaxllm.nn.mlp import ACTIVATIONS, Mlp
+from jaxllm.nn.module import split
 from jaxllm.nn.norms import NORMS, make_norm
 
 EPS = 1e-3  # large enough to matter
 GRID = np.linspace(-6, 6, 101)
 
 
-def made(kind, compute, width=12):
+def made(kind, compute, width=12, **options):
     """A norm with scale and bias away from one and zero, and those as numpy."""
-    norm = make_norm(jax.random.key(0), compute, width, NormConfig(kind, EPS))
+    norm = make_norm(jax.random.key(0), compute, width, NormConfig(kind, EPS, **options))
     rng = np.random.default_rng(1)
     scale, bias = rng.normal(size=(2, width))
     norm.scale.set_value(jnp.asarray(scale, jnp.float32))
@@ -63,6 +64,38 @@ def test_norm_equals_torch(compute, kind):
         theirs.bias.data = torch.tensor(bias, dtype=torch.float32)
     expected = theirs(torch.tensor(sample(), dtype=torch.float32)).detach().numpy()
     np.testing.assert_allclose(norm(sample().astype(np.float32)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_unit_offset_is_added_to_the_scale(compute, kind):
+    norm, scale, bias = made(kind, compute, unit_offset=True)
+    expected = plain(kind, sample(), 1 + scale, bias)
+    np.testing.assert_allclose(norm(sample().astype(np.float32)), expected, rtol=1e-4, atol=1e-5)
+    fresh = make_norm(
+        jax.random.key(0), compute, 12, NormConfig(kind, EPS, unit_offset=True)
+    )
+    assert not np.any(fresh.scale[...])
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_norm_that_learns_nothing(compute, kind):
+    norm = make_norm(jax.random.key(0), compute, 12, NormConfig(kind, EPS, learned=False))
+    assert split(norm)[1] == {}
+    expected = plain(kind, sample(), 1, 0)
+    np.testing.assert_allclose(norm(sample().astype(np.float32)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_norm_of_several_dimensions(compute, kind):
+    """OLMo 2's of all heads' vectors as one; Qwen3's of each is that of the last dimension."""
+    sizes = {"heads": 3, "head_dim": 4}
+    norm = make_norm(jax.random.key(0), compute, sizes, NormConfig(kind, EPS))
+    scale = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    norm.scale.set_value(jnp.asarray(scale))
+    x = sample().astype(np.float32)
+    expected = plain(kind, sample(), scale.reshape(-1), 0)
+    found = norm(x.reshape(3, 5, 3, 4)).reshape(x.shape)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_unknown_norm(compute):

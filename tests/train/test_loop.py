@@ -210,10 +210,10 @@ def test_init_from_starts_with_the_parameters_and_a_fresh_optimizer(
 
 
 def checkpoint_params(workdir, step):
-    from jaxllm.models.load import find_model, load_params
+    from jaxllm.models.load import find_model
     from jaxllm.nn.compute import make_compute
 
-    return load_params(find_model(f"{workdir}@{step}"), make_compute(), print).params
+    return find_model(f"{workdir}@{step}").load(make_compute(), print).params
 
 
 def test_a_non_finite_loss_stops_before_the_update(module_recipe, tmp_path):
@@ -255,7 +255,7 @@ def test_bfloat16_parameters_load_and_are_not_mistaken_for_damage(module_recipe,
     recipe = changed(module_recipe, train__param_dtype="bfloat16", train__steps=1)
     run(recipe, tmp_path / "run")
     params = checkpoint_params(tmp_path / "run", 1)
-    assert params["norm"]["scale"].dtype == np.float32
+    assert params["decoder"]["norm"]["scale"].dtype == np.float32
     recipe = changed(recipe, train__param_dtype="float32", train__steps=2)
     with pytest.raises(UserError, match=r"as bfloat16.*Restore train\.param_dtype"):
         run(recipe, tmp_path / "run")

@@ -14,8 +14,8 @@ from jaxllm.train.losses import LossOptions, chunk_size, cross_entropy
 B, T, D, V = 3, 10, 8, 37
 
 
-def full_loss(hidden, kernel, targets, weights, options):
-    logits = jnp.einsum("btd,dv->btv", hidden, kernel)
+def full_loss(hidden, kernel, targets, weights, options, bias=0.0):
+    logits = jnp.einsum("btd,dv->btv", hidden, kernel) + bias
     if options.logit_softcap:
         logits = options.logit_softcap * jnp.tanh(logits / options.logit_softcap)
     log_probabilities = jax.nn.log_softmax(logits, axis=-1)
@@ -57,6 +57,28 @@ def test_loss_and_gradients_equal_the_full_computation(example, chunk, extra):
     np.testing.assert_allclose(ours(hidden, kernel), expected, rtol=1e-5)  # not differentiated
     for ours_, theirs_ in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(ours_, theirs_, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("chunk", [3, 10])
+@pytest.mark.parametrize("extra", [{}, {"z_loss": 1e-2, "logit_softcap": 3.0}], ids=str)
+def test_a_bias_of_the_logits(example, chunk, extra):
+    """BERT's and BART's; its gradient too."""
+    options, compute = LossOptions(chunk=chunk, **extra), make_compute()
+    hidden, kernel, targets, weights = example
+    bias = jax.random.normal(jax.random.key(7), (V,))
+
+    def ours(hidden, kernel, bias):
+        return cross_entropy(hidden, kernel, targets, weights, options, compute, bias).loss
+
+    def theirs(hidden, kernel, bias):
+        return full_loss(hidden, kernel, targets, weights, options, bias)
+
+    loss, gradients = jax.value_and_grad(ours, (0, 1, 2))(hidden, kernel, bias)
+    expected, expected_gradients = jax.value_and_grad(theirs, (0, 1, 2))(hidden, kernel, bias)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(ours(hidden, kernel, bias), expected, rtol=1e-5)
+    for a, b in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
 def test_nll_and_weight_are_the_plain_sums(example):

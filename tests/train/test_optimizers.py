@@ -21,7 +21,7 @@ from jaxllm.train.optimizers import (
 )
 
 SPECS = {
-    "embedding": {"embedding": ParamSpec((12, 4), jnp.float32, ("vocab", "embed"), 0)},
+    "embedding": {"table": ParamSpec((12, 4), jnp.float32, ("vocab", "embed"), 0)},
     "layers": {
         "kernel": ParamSpec((2, 4, 2, 3), jnp.float32, ("layers", "embed", "heads", "head_dim"), 1),
         "bias": ParamSpec((2, 2, 3), jnp.float32, ("layers", "heads", "head_dim"), 0),
@@ -83,11 +83,11 @@ def test_rsqrt_is_the_inverse_root_after_the_warmup():
 
 def test_decay_leaves_norms_biases_and_embeddings_out():
     assert decays(SPECS, OptimizerConfig()) == {
-        "embedding": {"embedding": False},
+        "embedding": {"table": False},
         "layers": {"kernel": True, "bias": False, "scale": False},
     }
     asked = decays(SPECS, OptimizerConfig(decay_embeddings=True))
-    assert asked["embedding"]["embedding"] and not asked["layers"]["scale"]
+    assert asked["embedding"]["table"] and not asked["layers"]["scale"]
 
 
 def test_adamw_equals_torch():

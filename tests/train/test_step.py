@@ -89,7 +89,7 @@ def test_the_state_is_born_in_its_shards():
     sharding = Sharding(make_mesh(MeshConfig(fsdp=4, tensor=2)))
     setup = setup_for(sharding)
     state = init_state(setup, seed=0)
-    kernel = state.params["layers"]["layer"]["mlp"]["up"]["kernel"]
+    kernel = state.params["decoder"]["layers"]["layer"]["mlp"]["up"]["kernel"]
     assert kernel.addressable_shards[0].data.size * 8 == kernel.size
     moments = [
         x for path, x in jax.tree_util.tree_leaves_with_path(state.opt_state)
@@ -152,7 +152,8 @@ def test_a_non_finite_loss_freezes_the_state_for_good():
     step = jit_train_step(setup, LossOptions(), 1, seed=0)
     state, _ = step(state, batch_at(0))
     good = jax.device_get(state)
-    params = state.params | {"norm": {"scale": state.params["norm"]["scale"].at[0].set(jnp.nan)}}
+    params = jax.tree.map(lambda x: x, state.params)  # its dictionaries anew
+    params["decoder"]["norm"]["scale"] = params["decoder"]["norm"]["scale"].at[0].set(jnp.nan)
     frozen, metrics = step(state._replace(params=params), batch_at(1))
     assert not metrics["finite"] and not frozen.finite
     assert int(frozen.step) == 1

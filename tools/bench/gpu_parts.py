@@ -167,7 +167,7 @@ def _emit_step(options: Options, model, seconds: float, peak: int | None, loss: 
     """The figures of a step; FLOPs by our formula (models/flops.py) for both sides."""
     from functools import partial
 
-    from jaxllm.models.flops import train_flops_per_token
+    from jaxllm.models.flops import train_flops_per_row
     from jaxllm.models.parameters import param_count
     from jaxllm.models.transformer import Transformer
     from jaxllm.nn.compute import make_compute
@@ -175,11 +175,10 @@ def _emit_step(options: Options, model, seconds: float, peak: int | None, loss: 
 
     specs = abstract(partial(Transformer, config=model, compute=make_compute()))[1]
     tokens = options["batch"] * options["length"]
-    rate = tokens / seconds
-    flops = train_flops_per_token(model, specs, options["length"])
+    flops = options["batch"] * train_flops_per_row(model, specs, options["length"])
     emit(
         layers=model.layers, tokens=tokens, parameters=param_count(specs),
-        step_seconds=seconds, tokens_per_second=rate, tflops=rate * flops / 1e12,
+        step_seconds=seconds, tokens_per_second=tokens / seconds, tflops=flops / seconds / 1e12,
         peak_gib=peak and round(peak / 2**30, 2), loss=round(loss, 4),
     )
 

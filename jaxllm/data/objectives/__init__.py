@@ -1,27 +1,90 @@
 """Objectives: what a model learns from a window of text. One file each, found by its name.
 
-A file has `raw_length(sequence_length)`, the tokens of the stream that an example is made from;
-`OVERLAP`, how many of them the next window has too; and
-`example(window, sequence_length, rng)`, a Batch of [sequence_length] arrays. A window shorter than
-the raw length is padded with segment 0 and weight 0.
+A file has `OBJECTIVE`, a subclass of `base.Objective`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
-from types import ModuleType
+from collections.abc import Callable
 
-from jaxllm.core.errors import unknown
+from jaxllm.core.errors import UserError, unknown
+from jaxllm.data.config import DataConfig
+from jaxllm.data.objectives.base import Objective, PairObjective
+from jaxllm.data.tokenizers.base import Tokenizer
+
+__all__ = ["Objective", "check_architecture", "make_objective", "objective_class", "objectives"]
+
+OPTIONS = ("masked", "spans", "denoising", "prefix")  # sections, each read by its objective only
 
 
-def find_objective(name: str) -> ModuleType:
-    """The file of an objective.
+def objectives() -> list[str]:
+    """The names of all objectives."""
+    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - {"base", "spans"})
+
+
+def make_objective(
+    config: DataConfig, load_tokenizer: Callable[[], Tokenizer], decoder_start_id: int = -1
+) -> Objective:
+    """The objective of a configuration. Only objectives that need the tokenizer load it.
+
+    `decoder_start_id` is the first input of an encoder-decoder's decoder, -1 the padding token.
+
+    Raises:
+      UserError: no such objective, an option out of range or that it does not read, or a token
+        that the tokenizer lacks.
+    """
+    kind = objective_class(config.objective)
+    _check_unread(config, kind)
+    return kind(config, load_tokenizer, decoder_start_id)
+
+
+def check_architecture(objective: str, architecture: str) -> None:
+    """Refuses a model of another architecture than the objective trains.
+
+    Raises:
+      UserError: with the objectives that fit.
+    """
+    fitting = objective_class(objective).ARCHITECTURES
+    if architecture not in fitting:
+        others = [n for n in objectives() if architecture in objective_class(n).ARCHITECTURES]
+        raise UserError(
+            f"data.objective={objective!r} trains a model of architecture "
+            f"{' or '.join(map(repr, fitting))}, and model.architecture={architecture!r}. "
+            f"Set data.objective to {' or '.join(map(repr, others))}, or choose another model."
+        )
+
+
+def objective_class(name: str) -> type[Objective]:
+    """The class of an objective.
 
     Raises:
       UserError: there is no such objective.
     """
-    names = [module.name for module in pkgutil.iter_modules(__path__)]
-    if name not in names:
-        raise unknown("data.objective", name, names)
-    return importlib.import_module(f"{__name__}.{name}")
+    if name not in objectives():
+        raise unknown("data.objective", name, objectives())
+    return importlib.import_module(f"{__name__}.{name}").OBJECTIVE
+
+
+def _check_unread(config: DataConfig, kind: type[Objective]) -> None:
+    """Refuses the options of other objectives."""
+    usual = DataConfig()
+    for name in OPTIONS:
+        value, default = getattr(config, name), getattr(usual, name)
+        if name != kind.OPTIONS and value != default:
+            field = next(f.name for f in dataclasses.fields(value)
+                         if getattr(value, f.name) != getattr(default, f.name))
+            readers = [n for n in objectives() if name == objective_class(n).OPTIONS]
+            raise _unread(config, f"{name}.{field}", getattr(value, field), readers)
+    if config.target_length and not issubclass(kind, PairObjective):
+        readers = [n for n in objectives() if issubclass(objective_class(n), PairObjective)]
+        raise _unread(config, "target_length", config.target_length, readers)
+
+
+def _unread(config: DataConfig, field: str, value: object, readers: list[str]) -> UserError:
+    return UserError(
+        f"data.{field}={value!r} has no effect: data.objective={config.objective!r} does not read "
+        f"it. Remove it, or set data.objective to {' or '.join(map(repr, readers))}."
+    )

@@ -11,6 +11,7 @@ from jaxllm.core.errors import UserError, unknown
 
 FORMATS = ("auto", "text", "jsonl")
 DOCUMENTS = ("file", "paragraph", "line")
+MODEL_TYPES = ("bpe", "unigram")  # of SentencePiece
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class TokenizerConfig:
     character_coverage: float = 0.9995  # share of characters with a piece; the others are bytes
     user_symbols: tuple[str, ...] = ()  # always one token, such as <|user|>
     train_characters: int = 100_000_000  # at most; documents are chosen by a hash
+    mask: bool = False  # a <mask> token, for masked and denoising objectives
+    sentinels: int = 0  # T5's <extra_id_0> …, for span corruption (T5 has 100)
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,10 @@ class PrepareConfig:
 READ = {  # fields of `tokenizer` that matter for a kind
     "sentencepiece": {
         "kind", "vocab_size", "model_type", "character_coverage", "user_symbols",
-        "train_characters",
+        "train_characters", "mask", "sentinels",
     },
-    "char": {"kind"},
-    "byte": {"kind"},
+    "char": {"kind", "mask", "sentinels"},
+    "byte": {"kind", "mask", "sentinels"},
 }
 
 
@@ -99,7 +102,7 @@ def _check(config: PrepareConfig) -> None:
         "input.format": (config.input.format, FORMATS),
         "input.document": (config.input.document, DOCUMENTS),
         "split.by": (config.split.by, ("document", "position")),
-        "tokenizer.model_type": (config.tokenizer.model_type, ("bpe", "unigram")),
+        "tokenizer.model_type": (config.tokenizer.model_type, MODEL_TYPES),
     }
     for name, (value, allowed) in choices.items():
         if value not in allowed:
@@ -130,10 +133,25 @@ def _check_tokenizer(config: TokenizerConfig) -> None:
             "tokenizer.kind='huggingface' cannot be trained here: set tokenizer.path to the folder "
             "with its tokenizer.json instead, and leave tokenizer.kind alone."
         )
+    if config.kind in MODEL_TYPES:
+        raise UserError(
+            f"tokenizer.kind={config.kind!r} is none of {', '.join(sorted(READ))}: set "
+            f"tokenizer.kind='sentencepiece' with tokenizer.model_type={config.kind!r}."
+        )
     if config.kind not in READ:
-        raise unknown("tokenizer.kind", config.kind, READ)
+        raise UserError(
+            f"{unknown('tokenizer.kind', config.kind, READ)} The kinds are "
+            f"{', '.join(sorted(READ))}."
+        )
     owner = f"tokenizer.kind={config.kind!r}"
     reject_unread(config, READ[config.kind], owner, "tokenizer")
+    if config.sentinels < 0:
+        raise UserError(f"tokenizer.sentinels={config.sentinels} must not be negative.")
+    if config.kind == "sentencepiece" and config.sentinels >= config.vocab_size:
+        raise UserError(
+            f"tokenizer.vocab_size={config.vocab_size} counts the tokenizer.sentinels="
+            f"{config.sentinels} too and leaves nothing for text: make it larger."
+        )
     if not 0 < config.character_coverage <= 1:
         raise UserError(
             f"tokenizer.character_coverage={config.character_coverage} must lie in (0, 1]."

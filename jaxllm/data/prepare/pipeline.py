@@ -19,6 +19,7 @@ from jaxllm.core.config import to_dict
 from jaxllm.core.display import Display
 from jaxllm.core.errors import UserError
 from jaxllm.core.paths import make_directory, path
+from jaxllm.core.rundir import RunDirectory
 from jaxllm.data import tokenizers
 from jaxllm.data.blocks import token_dtype
 from jaxllm.data.manifest import (
@@ -56,10 +57,16 @@ def prepare(
     A folder that was prepared with these settings before is left as it is.
 
     Raises:
-      UserError: bad input, a corpus too small, a folder that cannot be written or that holds data
-        prepared otherwise (unless `overwrite`).
+      UserError: bad input, a corpus too small, a folder that cannot be written, that holds a run,
+        or that holds data prepared otherwise (unless `overwrite`).
     """
     folder = path(output_dir)
+    if RunDirectory(folder).exists():
+        raise UserError(
+            f"--workdir={folder} holds a run or a model (config.json or checkpoints): prepared "
+            "data there would replace its tokenizer. Name another folder for the data, such as "
+            f"--workdir=data/{folder.name}."
+        )
     corpus = Corpus(config, find_files(config.input), display)
     tokenizer = tokenizers.load(config.tokenizer.path) if config.tokenizer.path else None
     if (folder / FILE).exists() and not overwrite:
@@ -200,11 +207,12 @@ def _train_tokenizer(corpus: Corpus, counts: Counts) -> Tokenizer:
     config = corpus.config.tokenizer
     module = tokenizers.kind_module(config.kind)
     display, title = corpus.display, f"training the {config.kind} tokenizer"
+    special = {"mask": config.mask, "sentinels": config.sentinels}
     if config.kind == "byte":
-        return module.ByteTokenizer()
+        return module.ByteTokenizer(**special)
     if config.kind == "char":
         texts = counted(corpus.documents(), display, title, counts.documents)
-        return module.train(texts, end_of_text=corpus.config.output.append_eos)
+        return module.train(texts, end_of_text=corpus.config.output.append_eos, **special)
     training = counts.characters - counts.chosen_characters
     if corpus.config.split.by == "position":
         training = split.cut_place(counts.characters, corpus.config.split.validation_share)
@@ -217,6 +225,7 @@ def _train_tokenizer(corpus: Corpus, counts: Counts) -> Tokenizer:
         return module.train(
             texts, vocab_size=config.vocab_size, model_type=config.model_type,
             character_coverage=config.character_coverage, user_symbols=config.user_symbols,
+            **special,
         )
 
 
@@ -250,11 +259,14 @@ def _check_same(
     manifest: Manifest, corpus: Corpus, tokenizer: Tokenizer | None, folder
 ) -> None:
     """Refuses to go on in a folder that was prepared from something else."""
-    changed = [
-        f"{section}.{name} was {old!r} and is {corpus.settings[section].get(name)!r}"
-        for section, values in manifest.settings.items() for name, old in values.items()
-        if corpus.settings[section].get(name) != old
-    ]
+    changed = []
+    for section, defaults in to_dict(PrepareConfig()).items():
+        # a manifest from before a field was added means its default
+        were = {**json.loads(json.dumps(defaults)), **manifest.settings.get(section, {})}
+        changed += [
+            f"{section}.{name} was {old!r} and is {corpus.settings[section].get(name)!r}"
+            for name, old in were.items() if corpus.settings[section].get(name) != old
+        ]
     listed = dataclasses.replace(manifest.inputs, content="")
     if not changed and listed != corpus.inputs:
         changed = [

@@ -15,16 +15,19 @@ from types import ModuleType
 
 from jaxllm.core.errors import UserError, unknown
 from jaxllm.core.paths import path
-from jaxllm.data.tokenizers.base import METADATA, Tokenizer
+from jaxllm.data.tokenizers.base import METADATA, SpecialTokens, Tokenizer
 from jaxllm.data.tokenizers.stream import StreamDecoder
 
-__all__ = ["StreamDecoder", "Tokenizer", "kind_module", "kinds", "load"]
+PARTS = {"base", "chat", "export", "fast", "pieces", "stream"}  # files that are no kinds
+__all__ = [
+    "SpecialTokens", "StreamDecoder", "Tokenizer", "has_tokenizer", "kind_module", "kinds", "load",
+]
 
 
 def kinds() -> list[str]:
     """The kinds of tokenizers there are."""
     names = [module.name for module in pkgutil.iter_modules(__path__)]
-    return sorted(set(names) - {"base", "stream"})
+    return sorted(set(names) - PARTS)
 
 
 def kind_module(kind: str) -> ModuleType:
@@ -39,7 +42,7 @@ def kind_module(kind: str) -> ModuleType:
 
 
 def load(folder: str | os.PathLike) -> Tokenizer:
-    """The tokenizer of a tokenizer folder, or of a folder that has a Hugging Face tokenizer.json.
+    """The tokenizer of a tokenizer folder, or of a Hugging Face folder.
 
     Raises:
       UserError: there is no tokenizer, or its files are not those it was saved with.
@@ -65,13 +68,21 @@ def load(folder: str | os.PathLike) -> Tokenizer:
                 "or prepare the data again."
             )
         return tokenizer
-    if (folder / "tokenizer.json").exists():
-        return kind_module("huggingface").load(folder)
+    huggingface = kind_module("huggingface")
+    if huggingface.is_tokenizer_folder(folder):
+        return huggingface.load(folder)
     inside = folder / "tokenizer"
     hint = f" Did you mean {inside}?" if inside.exists() else ""
     raise UserError(
-        f"{folder} holds no tokenizer: neither {METADATA} nor tokenizer.json is there.{hint}"
+        f"{folder} holds no tokenizer: neither {METADATA} nor the files of a Hugging Face "
+        f"tokenizer (tokenizer.json) are there.{hint}"
     )
+
+
+def has_tokenizer(folder: str | os.PathLike) -> bool:
+    """Whether `load` finds a tokenizer in a folder."""
+    folder = path(folder)
+    return (folder / METADATA).exists() or kind_module("huggingface").is_tokenizer_folder(folder)
 
 
 def _damaged(file, error: Exception) -> UserError:

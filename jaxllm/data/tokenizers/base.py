@@ -3,15 +3,63 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+
+from jaxllm.core.errors import UserError
 from jaxllm.core.paths import atomic_write_bytes, atomic_write_text, make_directory
+from jaxllm.data.tokenizers import chat
 
 METADATA = "jaxllm_tokenizer.json"
+MASK = "<mask>"
+# The special ids, and the text that stands for them where the tokenizer has none of its own.
+ROLES = {
+    "bos_id": "<s>", "eos_id": "</s>", "pad_id": "<pad>", "unk_id": "<unk>", "mask_id": MASK,
+    "cls_id": "<s>", "sep_id": "</s>",
+}
+HASHED = ("bos_id", "eos_id", "pad_id", "unk_id")  # the files decide the others
+FIRST, SECOND = -1, -2  # the places of the texts in a wrapping
+Wrapping = tuple[tuple[int, int], ...]  # (id, or FIRST or SECOND; token type) in order
+SPACE = "\u2581"  # what SentencePiece writes for a space
+CLOSING = " \"')]}»”’" + SPACE  # may follow the end of a sentence in its token
+ENDS = (".", "!", "?", "\n", "…", "。", "！", "？", "।", "؟")
+BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def sentinel(index: int) -> str:
+    """The text of T5's sentinel `index`, which stands for the span dropped as the index-th."""
+    return f"<extra_id_{index}>"
+
+
+def piece_text(piece: str) -> str:
+    """The text of a SentencePiece piece; a byte that is no character alone is U+FFFD."""
+    if match := BYTE_PIECE.fullmatch(piece):
+        return bytes([int(match[1], 16)]).decode(errors="replace")
+    return piece.replace(SPACE, " ")
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecialTokens:
+    """The ids with a meaning of their own: what an objective needs to know of a tokenizer."""
+
+    vocab_size: int
+    bos_id: int | None = None
+    eos_id: int | None = None
+    pad_id: int | None = None
+    unk_id: int | None = None
+    mask_id: int | None = None
+    cls_id: int | None = None  # first of a row (BERT); the beginning of text where there is none
+    sep_id: int | None = None  # after each text; the end of text where there is none
+    sentinel_ids: tuple[int, ...] = ()
+    special_ids: frozenset[int] = frozenset()
 
 
 class Tokenizer(abc.ABC):
@@ -24,6 +72,11 @@ class Tokenizer(abc.ABC):
     eos_id: int | None = None
     pad_id: int | None = None
     unk_id: int | None = None
+    mask_id: int | None = None
+    cls_id: int | None = None
+    sep_id: int | None = None
+    sentinel_ids: tuple[int, ...] = ()  # <extra_id_0> first
+    chat_template: str | None = None  # jinja2, as tokenizer_config.json has it
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -37,14 +90,126 @@ class Tokenizer(abc.ABC):
         """The ids of each text."""
         return [self.encode(text) for text in texts]
 
+    def with_special_tokens(
+        self, ids: Sequence[int], second: Sequence[int] | None = None
+    ) -> tuple[list[int], list[int]]:
+        """A text's ids (or a pair's) as its family wraps them, and their token types.
+
+        A Hugging Face tokenizer does what transformers does with `add_special_tokens=True`. One
+        trained here puts a text between `cls` and `sep` where it has a mask token, the end of text
+        after it where it has sentinels only, and else adds nothing.
+        """
+        wrapping = self.wrapping[second is not None]
+        texts = {FIRST: ids, SECOND: second}
+        wrapped, types = [], []
+        for part, kind in wrapping:
+            new = texts.get(part, [part])
+            wrapped += new
+            types += [kind] * len(new)
+        return wrapped, types
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """The text of a conversation: messages of `role` and `content`, tools as JSON schemas.
+
+        Raises:
+          UserError: there is no template, or it refuses these messages.
+        """
+        template = self.chat_template_for(tools)
+        if template is None:
+            raise UserError(
+                f"The tokenizer ({self.kind}) has no chat template: use the tokenizer of a chat "
+                "model, or put a chat_template.jinja into its folder."
+            )
+        return chat.render(template, messages, add_generation_prompt, tools, self.special_names())
+
+    def chat_template_for(self, tools: Sequence[Mapping[str, Any]] | None) -> str | None:
+        """The template for a conversation with or without tools."""
+        return self.chat_template
+
+    def special_names(self) -> dict[str, str]:
+        """The texts of the special tokens, by the names that chat templates know: bos_token …"""
+        ids = {role: getattr(self, role) for role in ROLES}
+        return {
+            role.removesuffix("id") + "token": self.token_text(token)
+            for role, token in ids.items() if token is not None
+        }
+
     def token_text(self, token: int) -> str:
-        """How to show a single id to a person."""
-        return self.decode([token])
+        """How to show a single id to a person: its text, or the name of a special token."""
+        names = {getattr(self, role): name for role, name in reversed(ROLES.items())}
+        names.update((i, sentinel(index)) for index, i in enumerate(self.sentinel_ids))
+        return names[token] if token in names else self.decode([token])
+
+    @functools.cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that stand for no text."""
+        roles = (getattr(self, role) for role in ROLES)
+        return frozenset(token for token in (*roles, *self.sentinel_ids) if token is not None)
+
+    @functools.cached_property
+    def run_ids(self) -> frozenset[int]:
+        """Ids whose text depends on the ids after them, as bytes decoded a run at a time."""
+        return frozenset()
+
+    def special_tokens(self) -> SpecialTokens:
+        """The ids with a meaning of their own."""
+        roles = {role: getattr(self, role) for role in ROLES}
+        if self.cls_id is None:
+            roles["cls_id"] = self.bos_id
+        if self.sep_id is None:
+            roles["sep_id"] = self.eos_id
+        return SpecialTokens(
+            self.vocab_size, **roles, sentinel_ids=self.sentinel_ids, special_ids=self.special_ids,
+        )
+
+    def word_starts(self) -> np.ndarray:
+        """Bool [vocab_size]: the token begins a word, or is special. Read-only."""
+        return self._word_starts
+
+    def sentence_ends(self) -> np.ndarray:
+        """Bool [vocab_size]: the token ends a sentence, a line or the text. Read-only."""
+        return self._sentence_ends
+
+    @functools.cached_property
+    def _word_starts(self) -> np.ndarray:
+        starts = np.array([self._begins_word(token) for token in range(self.vocab_size)])
+        starts[list(self.special_ids)] = True
+        starts.flags.writeable = False
+        return starts
+
+    @functools.cached_property
+    def _sentence_ends(self) -> np.ndarray:
+        texts = map(self._surface, range(self.vocab_size))
+        ends = np.array([text.rstrip(CLOSING).endswith(ENDS) for text in texts])
+        ends[list(self.special_ids)] = False
+        ends[[token for token in (self.eos_id, self.sep_id) if token is not None]] = True
+        ends.flags.writeable = False
+        return ends
+
+    def _surface(self, token: int) -> str:
+        """The text that the token adds to a longer one."""
+        return self.token_text(token)
+
+    def _begins_word(self, token: int) -> bool:
+        return self._surface(token)[:1].isspace()
+
+    @functools.cached_property
+    def wrapping(self) -> tuple[Wrapping, Wrapping]:
+        """How a text, and how a pair of texts, is wrapped."""
+        start: Wrapping = () if self.cls_id is None else ((self.cls_id, 0),)
+        end = self.eos_id if self.sep_id is None and self.sentinel_ids else self.sep_id
+        ends: list[Wrapping] = [() if end is None else ((end, kind),) for kind in (0, 1)]
+        single = (*start, (FIRST, 0), *ends[0])
+        return single, (*single, (SECOND, 1), *ends[1])
 
     @functools.cached_property
     def hash(self) -> str:
         """sha256 of the kind, the special ids and the files: equal hashes give equal ids."""
-        digest = hashlib.sha256(json.dumps([self.kind, self._special_ids()]).encode())
+        ids = {role: getattr(self, role) for role in HASHED}
+        digest = hashlib.sha256(json.dumps([self.kind, ids]).encode())
         for name, content in sorted(self.files.items()):
             digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
         return digest.hexdigest()
@@ -58,9 +223,7 @@ class Tokenizer(abc.ABC):
         folder = make_directory(folder)
         for name, content in self.files.items():
             atomic_write_bytes(folder / name, content)
-        metadata = {"kind": self.kind, "vocab_size": self.vocab_size, **self._special_ids()}
-        metadata["hash"] = self.hash
+        metadata = {"kind": self.kind, "vocab_size": self.vocab_size}
+        metadata.update({role: getattr(self, role) for role in ROLES})
+        metadata.update(sentinel_ids=list(self.sentinel_ids), hash=self.hash)
         atomic_write_text(folder / METADATA, json.dumps(metadata, indent=1) + "\n")
-
-    def _special_ids(self) -> dict[str, int | None]:
-        return {name: getattr(self, name) for name in ("bos_id", "eos_id", "pad_id", "unk_id")}

@@ -22,11 +22,18 @@ class CharTokenizer(Tokenizer):
 
     kind = "char"
 
-    def __init__(self, characters: str, end_of_text: bool):
+    def __init__(self, characters: str, end_of_text: bool, mask: bool = False, sentinels: int = 0):
         self.characters = characters
         self.eos_id = len(characters) if end_of_text else None
-        self.vocab_size = len(characters) + end_of_text
+        last = len(characters) + end_of_text
+        self.mask_id = last if mask else None
+        self.vocab_size = last + mask + sentinels
+        self.sentinel_ids = tuple(self.vocab_size - 1 - i for i in range(sentinels))
         content = {"characters": characters, "end_of_text": end_of_text}
+        if mask:
+            content["mask"] = True
+        if sentinels:
+            content["sentinels"] = sentinels
         self.files = {FILE: json.dumps(content, ensure_ascii=False).encode()}
         points = np.frombuffer(characters.encode("utf-32-le"), np.uint32)
         self._ids = np.full(int(points[-1]) + 2, -1, np.int32)  # the last stands for all beyond
@@ -57,12 +64,14 @@ class CharTokenizer(Tokenizer):
 def load(folder) -> CharTokenizer:
     """Reads a folder written by `save`."""
     content = json.loads((folder / FILE).read_bytes().decode())
-    return CharTokenizer(content["characters"], content["end_of_text"])
+    return CharTokenizer(**content)
 
 
-def train(texts: Iterable[str], *, end_of_text: bool) -> CharTokenizer:
+def train(
+    texts: Iterable[str], *, end_of_text: bool, mask: bool = False, sentinels: int = 0
+) -> CharTokenizer:
     """The tokenizer with the characters of `texts`."""
     characters: set[str] = set()
     for text in texts:
         characters.update(text)
-    return CharTokenizer("".join(sorted(characters)), end_of_text)
+    return CharTokenizer("".join(sorted(characters)), end_of_text, mask, sentinels)

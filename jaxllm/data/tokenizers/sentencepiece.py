@@ -11,12 +11,14 @@ import re
 from collections.abc import Iterable, Sequence
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.tokenizers.base import Tokenizer
+from jaxllm.data.tokenizers.base import MASK, SPACE, Tokenizer, piece_text, sentinel
 
 FILE = "tokenizer.model"
 MODEL_TYPES = ("unigram", "bpe")
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # types of pieces
 PIECE_OF_TEXT = 2048  # characters given to the trainer at a time: it skips long sentences
 # The result depends on the number of threads, because sums of floats are split among them; so it
 # is a constant rather than the machine's.
@@ -24,7 +26,10 @@ THREADS = 2
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A trained SentencePiece model."""
+    """A trained SentencePiece model.
+
+    Its special tokens are control symbols: they stand for no text, and no text makes them.
+    """
 
     kind = "sentencepiece"
 
@@ -35,6 +40,14 @@ class SentencePieceTokenizer(Tokenizer):
         for name in ("bos_id", "eos_id", "pad_id", "unk_id"):
             token = getattr(self._processor, name)()
             setattr(self, name, token if token >= 0 else None)
+        self.mask_id = self._control(MASK)
+        if self.mask_id is not None:
+            self.cls_id, self.sep_id = self.bos_id, self.eos_id
+        found, index = [], 0
+        while (token := self._control(sentinel(index))) is not None:
+            found.append(token)
+            index += 1
+        self.sentinel_ids = tuple(found)
 
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text)
@@ -46,7 +59,20 @@ class SentencePieceTokenizer(Tokenizer):
         return self._processor.decode([int(i) for i in ids])
 
     def token_text(self, token: int) -> str:
-        return self._processor.id_to_piece(token).replace("\u2581", " ")
+        return self._processor.id_to_piece(int(token)).replace(SPACE, " ")
+
+    def _surface(self, token: int) -> str:
+        return piece_text(self._processor.id_to_piece(token))
+
+    def proto(self) -> sentencepiece_model_pb2.ModelProto:
+        """The pieces with scores and types, and how they were trained."""
+        return sentencepiece_model_pb2.ModelProto.FromString(self.files[FILE])
+
+    def _control(self, piece: str) -> int | None:
+        """The id of a control symbol, which no text is encoded to."""
+        token = self._processor.piece_to_id(piece)
+        known = self._processor.id_to_piece(token) == piece
+        return token if known and self._processor.is_control(token) else None
 
 
 def load(folder) -> SentencePieceTokenizer:
@@ -56,9 +82,9 @@ def load(folder) -> SentencePieceTokenizer:
 
 def train(
     texts: Iterable[str], *, vocab_size: int, model_type: str, character_coverage: float,
-    user_symbols: Sequence[str],
+    user_symbols: Sequence[str], mask: bool = False, sentinels: int = 0,
 ) -> SentencePieceTokenizer:
-    """A tokenizer of `vocab_size` ids trained on `texts`.
+    """A tokenizer of `vocab_size` ids trained on `texts`, special tokens among them.
 
     Raises:
       UserError: the texts are too small for the vocabulary, or it too small for them.
@@ -66,17 +92,30 @@ def train(
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sentences(texts), model_writer=model, vocab_size=vocab_size,
-            model_type=model_type, character_coverage=character_coverage,
-            user_defined_symbols=list(user_symbols),
-            byte_fallback=True, split_digits=True, normalization_rule_name="identity",
-            remove_extra_whitespaces=False, add_dummy_prefix=False,
-            allow_whitespace_only_pieces=True, unk_id=0, bos_id=1, eos_id=2, pad_id=3,
-            max_sentence_length=8 * PIECE_OF_TEXT, num_threads=THREADS, minloglevel=2,
+            sentence_iterator=_sentences(texts), model_writer=model,
+            vocab_size=vocab_size - sentinels, model_type=model_type,
+            character_coverage=character_coverage,
+            user_defined_symbols=[symbol.replace(" ", SPACE) for symbol in user_symbols],
+            control_symbols=[MASK] if mask else [], byte_fallback=True, split_digits=True,
+            normalization_rule_name="identity", remove_extra_whitespaces=False,
+            add_dummy_prefix=False, allow_whitespace_only_pieces=True, unk_id=0, bos_id=1,
+            eos_id=2, pad_id=3, max_sentence_length=8 * PIECE_OF_TEXT, num_threads=THREADS,
+            minloglevel=2,
         )
     except RuntimeError as error:
-        raise _explain(str(error), vocab_size) from error
-    return SentencePieceTokenizer(model.getvalue())
+        raise _explain(str(error), vocab_size, sentinels) from error
+    return SentencePieceTokenizer(_with_sentinels(model.getvalue(), sentinels))
+
+
+def _with_sentinels(model: bytes, number: int) -> bytes:
+    """As T5 has them: behind all pieces, <extra_id_0> last."""
+    if not number:
+        return model
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    for index in reversed(range(number)):
+        proto.pieces.add(piece=sentinel(index), score=0.0, type=CONTROL)
+    proto.trainer_spec.vocab_size = len(proto.pieces)
+    return proto.SerializeToString(deterministic=True)
 
 
 def _sentences(texts: Iterable[str]) -> Iterable[str]:
@@ -92,18 +131,20 @@ def _sentences(texts: Iterable[str]) -> Iterable[str]:
             start = end
 
 
-def _explain(error: str, vocab_size: int) -> UserError:
+def _explain(error: str, vocab_size: int, sentinels: int) -> UserError:
     field = f"tokenizer.vocab_size={vocab_size}"
     if match := re.search(r"too high.*?<= (\d+)", error):
+        works = int(match[1]) + sentinels
         return UserError(
             f"{field} is too large for this corpus, which has not enough different text. The "
-            f"largest that works is {match[1]}: set --config.tokenizer.vocab_size={match[1]}, or "
+            f"largest that works is {works}: set --config.tokenizer.vocab_size={works}, or "
             "add text."
         )
     if match := re.search(r"smaller than required_chars\. \d+ vs (\d+)", error):
+        taken = int(match[1]) + sentinels
         return UserError(
             f"{field} is too small for this corpus: its characters, the 256 bytes and the special "
-            f"tokens alone take {match[1]}. Set --config.tokenizer.vocab_size to more than "
-            f"{match[1]}, or lower tokenizer.character_coverage."
+            f"tokens alone take {taken}. Set --config.tokenizer.vocab_size to more than "
+            f"{taken}, or lower tokenizer.character_coverage."
         )
     return UserError(f"{field}: SentencePiece could not be trained: {error.strip()}")

@@ -26,6 +26,10 @@ class StreamDecoder:
     def push(self, ids: Sequence[int]) -> str:
         """The text that became final with these ids; it may be empty."""
         self._ids.extend(ids)
+        special = self._tokenizer.special_ids
+        last = next((token for token in reversed(self._ids) if token not in special), None)
+        if last in self._tokenizer.run_ids:
+            return ""  # the next byte may still change the text of those before it
         text = self._tokenizer.decode(self._ids)
         end = len(text)
         while end > len(text) - LONGEST_TAIL and text[:end].endswith(REPLACEMENT):

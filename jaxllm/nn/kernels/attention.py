@@ -37,13 +37,16 @@ class Pattern:
 class Places(NamedTuple):
     """Where queries and keys stand. Equal segments (documents) see each other; None: all one.
 
-    Indices grow along the sequence; None: 0, 1, 2, … for queries and keys alike.
+    Indices grow along the sequence; None: 0, 1, 2, … for queries and keys alike. Keys of a prefix
+    are seen from before them too.
     """
 
     query_index_BT: jax.Array | None = None
     key_index_BS: jax.Array | None = None
     query_segments_BT: jax.Array | None = None
     key_segments_BS: jax.Array | None = None
+    key_prefix_BS: jax.Array | None = None  # bool
+    bias_BNTS: jax.Array | None = None  # float32, added to the scores; B may be 1
 
 
 def attend(
@@ -78,21 +81,27 @@ def choose(compute: Compute, pattern: Pattern, places: Places, q, k, key) -> str
     platform = compute.sharding.mesh.devices.flat[0].platform.replace("cuda", "gpu")
     if asked == "auto":
         best = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla")
-        return "xla" if refusal(best, pattern, q, k, key, compute) else best
+        return "xla" if refusal(best, pattern, places, q, k, key, compute) else best
     home = {"splash": "tpu", "cudnn": "gpu"}.get(asked, platform)
     reason = f"it runs on a {home.upper()}, and this is a {platform.upper()}"
     if platform == home:
-        reason = refusal(asked, pattern, q, k, key, compute)
+        reason = refusal(asked, pattern, places, q, k, key, compute)
     if reason:
         raise UserError(f"train.attention={asked!r} cannot run this model: {reason}. Use 'auto'.")
     return asked
 
 
-def refusal(name: str, pattern: Pattern, q, k, key, compute: Compute) -> str | None:
+def refusal(
+    name: str, pattern: Pattern, places: Places, q, k, key, compute: Compute
+) -> str | None:
     """Why kernel `name` cannot compute this, or None when it can."""
     length, head_dim = q.shape[1], q.shape[3]
     if name == "xla":
         return None
+    if places.bias_BNTS is not None:
+        return "it adds no bias to the scores (ALiBi, relative positions)"
+    if places.key_prefix_BS is not None:
+        return "it has no prefix that is seen from before"
     if key is not None and pattern.dropout > 0:
         return "it has no dropout of attention probabilities"
     if compute.sharding.parts("sequence") > 1:
@@ -107,8 +116,8 @@ def refusal(name: str, pattern: Pattern, q, k, key, compute: Compute) -> str | N
         return None
     if length % 128:
         return f"it takes sequence lengths that are multiples of 128, not {length}"
-    if not pattern.causal:
-        return "it is set up for causal attention only"
+    if k.shape[1] != length:
+        return "it is set up for as many keys as queries"
     return None
 
 
@@ -118,7 +127,9 @@ def mask_of(pattern: Pattern, places: Places, queries: int, keys: int) -> jax.Ar
     j = jnp.arange(keys)[None] if places.key_index_BS is None else places.key_index_BS
     i, j = i[:, :, None], j[:, None, :]
     parts = []
-    if pattern.causal:
+    if pattern.causal and places.key_prefix_BS is not None:
+        parts.append((j <= i) | places.key_prefix_BS[:, None, :])
+    elif pattern.causal:
         parts.append(j <= i)
     if pattern.window:
         parts.append(j > i - pattern.window)
@@ -142,6 +153,9 @@ def _xla(q_BTNH, k_BSKH, v_BSKH, pattern: Pattern, places: Places, key) -> jax.A
     scores = jnp.einsum(
         "bkgth,bksh->bkgts", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32
     ) * pattern.scores_scale(H)
+    if places.bias_BNTS is not None:
+        bias = places.bias_BNTS
+        scores = scores + bias.reshape(bias.shape[0], K, N // K, *bias.shape[2:])
     if pattern.softcap:
         scores = pattern.softcap * jnp.tanh(scores / pattern.softcap)
     mask = mask_of(pattern, places, T, S)

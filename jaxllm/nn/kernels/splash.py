@@ -1,4 +1,4 @@
-"""Splash attention (Pallas, TPU) for causal, windowed, soft-capped and packed sequences.
+"""Splash attention (Pallas, TPU) for causal, bidirectional, windowed, soft-capped and packed rows.
 
 The kernel runs per device under `shard_map`: the batch is cut over the batch axes and the heads
 over the tensor axis; in interpret mode it runs on a CPU, for the tests.
@@ -51,10 +51,11 @@ def _on_device(q_BTNH, k_BSKH, v_BSKH, segments_BT, pattern, interpret: bool):
 
 
 def _kernel(length: int, group: int, pattern, interpret: bool):
+    square, window = (length, length), pattern.window - 1
     if pattern.window:
-        mask = masks.LocalMask((length, length), (pattern.window - 1, 0), 0)
+        mask = masks.LocalMask(square, (window, 0 if pattern.causal else window), 0)
     else:
-        mask = masks.CausalMask((length, length))
+        mask = masks.CausalMask(square) if pattern.causal else masks.FullMask(square)
     block = max(b for b in (BLOCK, 384, 256, 128) if length % b == 0)
     names = (
         "block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",

@@ -1,0 +1,32 @@
+r"""GPT-2 124M from scratch, as nanoGPT reproduces it: 0.5M tokens a step.
+
+AdamW 0.9/0.95 at 6e-4, cosine to a tenth, weight decay 0.1.
+
+Prepare the data first, with GPT-2's tokenizer or one of your own:
+  jaxllm prepare --config=configs/data/text.py --workdir=data/text \
+    --config.input.paths="('corpus/*.jsonl',)"
+"""
+
+from jaxllm.core.config import check_variant
+from jaxllm.train.config import default_config, shrink
+
+
+def get_config(variant: str = ""):
+    """The recipe; variant: debug (seconds on a CPU)."""
+    check_variant(variant, ("debug",))
+    config = default_config()
+    config.model.preset = "gpt2"
+    config.model.vocab_size = 0  # the tokenizer's
+    config.data.mixture = {"text": {"path": "data/text", "weight": 1.0}}
+    config.data.sequence_length = 1024
+    config.data.global_batch_size = 480
+    config.optimizer.learning_rate = 6e-4
+    config.optimizer.warmup_steps = 2000
+    config.train.steps = 600_000
+    config.train.remat = "full"
+    config.train.eval_every = 1000
+    config.checkpoint.every = 1000
+    config.data.block_cross_document_attention = False  # as GPT-2 was trained
+    if variant == "debug":
+        shrink(config, "gpt2_debug")
+    return config

@@ -1,0 +1,140 @@
+"""Whole texts through a model: scores of classes, rewards, embeddings, token probabilities.
+
+Texts are padded and run in batches of a few sizes, so that only a few programs are compiled.
+
+Shapes: B texts of a batch, T tokens, C classes, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm.core.errors import UserError
+from jaxllm.data.tokenizers import Tokenizer
+from jaxllm.generate.steps import rounded, start_id
+from jaxllm.models.load import Model
+from jaxllm.models.tower import Inputs
+from jaxllm.nn.module import bind
+
+BATCH = 32  # texts that go through the model at once
+
+Wrapped = tuple[list[int], list[int]]  # a text's ids with special tokens, and their types
+
+
+def text_outputs(
+    model: Model, tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None = None
+) -> list[np.ndarray]:
+    """What the model's head makes of each text, float32.
+
+    [C] for a classifier of texts, [T, C] for one of tokens (special tokens included), a scalar for
+    a reward, [D] for an embedding.
+
+    Raises:
+      UserError: a text is longer than the model's positions, or the lists differ in length.
+    """
+    rows = _wrapped(model, tokenizer, texts, pairs)
+    start = None
+    if model.config.architecture == "encoder_decoder":
+        start = jnp.int32(start_id(model.config, tokenizer))
+    each_token = model.config.head.pooling == "none"
+    results: list[np.ndarray] = []
+    for count, ids_BT, types_BT, lengths_B in _batches(rows):
+        outputs = np.asarray(
+            _outputs(model.structure, model.params, ids_BT, types_BT, lengths_B, start)
+        )[:count]
+        if each_token:
+            results += [row[:length] for row, length in zip(outputs, lengths_B, strict=False)]
+        else:
+            results += list(outputs)
+    return results
+
+
+def log_probabilities(
+    model: Model, tokenizer: Tokenizer, texts: Sequence[str]
+) -> list[np.ndarray]:
+    """Log-probability in nats of every token of each text given those before it, float32 [T - 1].
+
+    Raises:
+      UserError: a text of fewer than two tokens, or of more than the model has positions.
+    """
+    ids = [tokenizer.encode(text) for text in texts]
+    for row, text in zip(ids, texts, strict=True):
+        if len(row) < 2:
+            raise UserError(f"{text!r} has {len(row)} tokens: a score needs two at least.")
+    _check_length(model, ids)
+    results: list[np.ndarray] = []
+    for count, ids_BT, _, lengths_B in _batches([(row, [0] * len(row)) for row in ids]):
+        scores_BT = np.asarray(_score(model.structure, model.params, ids_BT))[:count]
+        results += [row[: n - 1] for row, n in zip(scores_BT, lengths_B, strict=False)]
+    return results
+
+
+def _wrapped(
+    model: Model, tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None
+) -> list[Wrapped]:
+    """Every text, or pair of texts, as the tokenizer's family wraps it."""
+    if pairs is not None and len(pairs) != len(texts):
+        raise UserError(f"There are {len(texts)} texts and {len(pairs)} pairs: give one for each.")
+    ids = [tokenizer.encode(text) for text in texts]
+    seconds = [None] * len(ids) if pairs is None else [tokenizer.encode(text) for text in pairs]
+    rows = [
+        tokenizer.with_special_tokens(row, second)
+        for row, second in zip(ids, seconds, strict=True)
+    ]
+    for index, (row, _) in enumerate(rows):
+        if not row:
+            raise UserError(f"text {index + 1} is empty: give at least one character.")
+    _check_length(model, [row for row, _ in rows])
+    if model.config.embedding.types < 2:
+        return [(row, [0] * len(row)) for row, _ in rows]
+    return rows
+
+
+def _check_length(model: Model, rows: Sequence[Sequence[int]]) -> None:
+    longest = max((len(row) for row in rows), default=0)
+    model.config.check_length(longest, "tokens of the longest text")
+
+
+def _batches(
+    rows: Sequence[Wrapped],
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Count of texts, their ids and types [B, T], and lengths [B]; B a power of two, or BATCH."""
+    for first in range(0, len(rows), BATCH):
+        chunk = rows[first : first + BATCH]
+        size = min(BATCH, 1 << (len(chunk) - 1).bit_length())
+        ids_BT = np.zeros((size, rounded(max(len(ids) for ids, _ in chunk))), np.int32)
+        types_BT, lengths_B = np.zeros_like(ids_BT), np.ones(size, np.int32)
+        for index, (ids, types) in enumerate(chunk):
+            ids_BT[index, : len(ids)], types_BT[index, : len(ids)] = ids, types
+            lengths_B[index] = len(ids)
+        yield len(chunk), ids_BT, types_BT, lengths_B
+
+
+@partial(jax.jit, static_argnums=0)
+def _outputs(structure, params, ids_BT, types_BT, lengths_B, start) -> jax.Array:
+    """The head's outputs; an encoder-decoder's decoder reads the text too, after `start`."""
+    row_BT = _rows(ids_BT)
+    segments = (row_BT < lengths_B[:, None]).astype(jnp.int32)
+    inputs = Inputs(ids_BT, row_BT, segments, types=types_BT)
+    if start is not None:
+        shifted = jnp.concatenate([jnp.full_like(ids_BT[:, :1], start), ids_BT[:, :-1]], axis=1)
+        inputs = Inputs(shifted, row_BT, segments, encoder=inputs)
+    return bind(structure, params).text_outputs(inputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _score(structure, params, tokens_BT: jax.Array) -> jax.Array:
+    """Log-probabilities [B, T - 1] of all tokens but the first."""
+    model = bind(structure, params)
+    logits = model.logits(model.hidden(Inputs(tokens_BT, _rows(tokens_BT))))
+    log_probabilities = jax.nn.log_softmax(logits[:, :-1], axis=-1)
+    return jnp.take_along_axis(log_probabilities, tokens_BT[:, 1:, None], axis=-1)[..., 0]
+
+
+def _rows(ids_BT: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(jnp.arange(ids_BT.shape[1], dtype=jnp.int32), ids_BT.shape)

@@ -1,0 +1,1 @@
+"""Hugging Face folders: config.json and safetensors in and out, by one table per family."""

@@ -1,0 +1,196 @@
+"""What a family's file declares, and the search for the family of a config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxllm.core.config import replace_fields
+from jaxllm.core.errors import UserError, nearest, unknown
+from jaxllm.models.config import LANGUAGE_HEADS, ModelConfig, families
+from jaxllm.models.hf.fields import Json, Rule
+from jaxllm.models.hf.weights import Table
+from jaxllm.nn.config import HeadConfig
+
+# Keys that no computation of ours depends on: bookkeeping, generation defaults and outputs.
+HARMLESS = frozenset({
+    "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "architectures",
+    "attn_implementation", "auto_map", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
+    "chunk_size_feed_forward", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype",
+    "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
+    "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id",
+    "forced_eos_token_id", "gradient_checkpointing", "id2label", "label2id", "length_penalty",
+    "mask_token_id", "max_length", "min_length", "model_type", "no_repeat_ngram_size",
+    "num_beam_groups", "num_beams", "num_labels", "num_return_sequences", "output_attentions",
+    "output_hidden_states", "output_scores", "pad_token_id", "prefix", "problem_type",
+    "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate",
+    "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
+    "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version",
+    "typical_p", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "use_return_dict",
+})
+
+# Fields that only training reads: config.json need not be able to say them.
+TRAINING_ONLY = ("init", "dropout", "attention.dropout", "mlp.dropout", "head.dropout",
+                 "decoder_start_id")
+
+# Fields that only the one or the other sort of head reads.
+LANGUAGE_HEAD = ("head.bias", "head.scaled", "head.activation")
+TEXT_HEAD = ("head.labels", "head.pooling", "head.dense", "head.classifier_bias")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models in the Hugging Face world."""
+
+    model_type: str  # in config.json
+    # transformers' classes with the head that each has; the first is what a config.json that
+    # names none is taken for
+    architectures: Mapping[str, HeadConfig]
+    base: ModelConfig  # what all members share
+    config: tuple[Rule, ...]
+    weights: Table
+    prefix: str = ""  # of tensors below the head, absent where the folder holds no head
+    also: tuple[str, ...] = ()  # further model types that are read
+    ignored: tuple[str, ...] = ()  # patterns of tensors that carry no weights
+    # tensors that may be there twice: name, and the one that it must equal when the model is tied
+    twins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # the one of `twins` that, where it differs, unties a model whatever config.json says (T5)
+    untied_with: str = ""
+    # tensors that transformers wants beside the one that it reads, whose copy is written for them
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    renames: Mapping[str, str] = dataclasses.field(default_factory=dict)  # old endings: new
+    harmless: frozenset[str] = frozenset()  # keys of its own that decide nothing
+
+    def read(self, theirs: Json) -> ModelConfig:
+        """The ModelConfig of a config.json.
+
+        Raises:
+          UserError: a key is missing, unknown, or asks for what is not implemented.
+        """
+        known = {key for rule in self.config for key in rule.keys} | HARMLESS | self.harmless
+        for key in theirs:
+            if key not in known:
+                raise UserError(
+                    f"config.json: {key}={theirs[key]!r} is unknown for model_type="
+                    f"{theirs.get('model_type')!r}; ignored, it could make the model compute "
+                    f"something else. {nearest(key, known)} Remove it if it decides nothing."
+                )
+        changes: dict[str, Any] = {"head": self._read_head(theirs)}
+        for rule in self.config:
+            changes.update(rule.read(theirs))
+        start = theirs.get("decoder_start_token_id")
+        if self.base.architecture == "encoder_decoder" and start is not None:
+            changes["decoder_start_id"] = start
+        # head.* of the rules come after the head itself
+        return replace_fields(self.base, changes).completed()
+
+    def write(self, ours: ModelConfig) -> dict[str, Any]:
+        """The config.json of a model.
+
+        Raises:
+          UserError: the model has a mechanism that this family's config.json cannot say.
+        """
+        theirs: dict[str, Any] = {"model_type": self.model_type}
+        theirs["architectures"] = [self.architecture_of(ours)]
+        for rule in self.config:
+            theirs.update(rule.write(ours))
+        if ours.head.labels:
+            names = [f"LABEL_{i}" for i in range(ours.head.labels)]
+            theirs["id2label"] = {str(i): name for i, name in enumerate(names)}
+            theirs["label2id"] = {name: i for i, name in enumerate(names)}
+        if ours.decoder_start_id >= 0:
+            theirs["decoder_start_token_id"] = ours.decoder_start_id
+        if lost := differences(ours, self.read(theirs)):
+            raise UserError(
+                f"A {self.model_type!r} config.json cannot say {'; '.join(lost[:3])}. Export a "
+                "model of another family, or restore these fields."
+            )
+        return theirs
+
+    def architecture_of(self, ours: ModelConfig) -> str:
+        """transformers' class for a model with this head.
+
+        Raises:
+          UserError: there is none.
+        """
+        kind = ours.head.kind
+        kind = "sequence_classification" if kind == "reward" else kind
+        for name, head in self.architectures.items():
+            if head.kind == kind:
+                return name
+        raise UserError(
+            f"transformers has no {self.model_type!r} model with a head for {ours.head.kind}."
+        )
+
+    def names(self, ours: ModelConfig, bare: bool | None = None) -> Table:
+        """The weight table of a model with this head.
+
+        Names are without the prefix if `bare`; None: where there is no language or
+        classification head, as transformers writes them.
+        """
+        kind = ours.head.kind
+        bare = kind == "embedding" if bare is None else bare
+        prefix = self.prefix if bare else ""
+        return tuple(
+            dataclasses.replace(entry, theirs=entry.theirs.removeprefix(prefix))
+            for entry in self.weights if not entry.heads or kind in entry.heads
+        )
+
+    def _read_head(self, theirs: Json) -> HeadConfig:
+        name = (theirs.get("architectures") or [next(iter(self.architectures))])[0]
+        if name not in self.architectures:
+            raise unknown("config.json: architectures", name, self.architectures)
+        head = self.architectures[name]
+        if not head.kind.endswith("classification"):
+            return head
+        labels = len(theirs["id2label"]) if "id2label" in theirs else theirs.get("num_labels", 2)
+        kind = "reward" if labels == 1 and head.kind == "sequence_classification" else head.kind
+        return dataclasses.replace(head, kind=kind, labels=labels)
+
+
+def find_family(theirs: Json) -> Family:
+    """The family of a config.json.
+
+    Raises:
+      UserError: no model_type, or one that is none of ours.
+    """
+    kind = theirs.get("model_type")
+    known = {
+        name: found for found in map(family, families())
+        for name in (found.model_type, *found.also)
+    }
+    if kind not in known:
+        raise UserError(
+            f"config.json: model_type={kind!r} is none of ours. {nearest(str(kind), known)} "
+            f"Known: {', '.join(sorted(known))}."
+        )
+    return known[kind]
+
+
+def family(name: str) -> Family:
+    """What models/families/NAME.py declares."""
+    return importlib.import_module(f"jaxllm.models.families.{name}").FAMILY
+
+
+def differences(ours: ModelConfig, again: ModelConfig) -> list[str]:
+    """The fields that decide what the model computes and are not the same."""
+    result, kind = [], ours.head.kind
+    unread = TRAINING_ONLY + (TEXT_HEAD if kind in LANGUAGE_HEADS else LANGUAGE_HEAD)
+    if kind == "embedding":  # transformers leaves it to the caller how to pool
+        unread += ("head.pooling", *(() if ours.head.dense else ("head.dense",)))
+
+    def compare(a: Any, b: Any, where: str) -> None:
+        if where in unread:
+            return
+        if dataclasses.is_dataclass(a):
+            for item in dataclasses.fields(a):
+                name = f"{where}.{item.name}" if where else item.name
+                compare(getattr(a, item.name), getattr(b, item.name), name)
+        elif a != b:
+            result.append(f"model.{where}={a!r} (it would be read as {b!r})")
+
+    compare(ours, again, "")
+    return result
