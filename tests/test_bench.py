@@ -33,6 +33,7 @@ def needs_torch() -> None:
     pytest.importorskip("transformers")
 
 
+@pytest.mark.slow
 def test_step_prints_the_ratio_of_both_sides():
     needs_torch()
     output = bench("step.py")
@@ -74,6 +75,12 @@ def test_sizes_shrink_until_they_fit(monkeypatch):
     tried = gpu._attempts("torch_8b", 80 * 1024, arguments, {"ceiling": {"torch_attention": "x"}})
     assert [a["layers"] for a in tried] == [8, 6, 4, 2]
     assert tried[0]["torch_attention"] == "x"
+
+
+def test_convert_compares_with_the_disk():
+    output = bench("convert.py")
+    assert output.count("ratio") == 4 and output.count("peak extra memory") == 5
+    assert "there and back           bitwise equal" in output
 
 
 @pytest.mark.slow

@@ -117,16 +117,14 @@ def test_memory_options_change_no_loss(reference, options):
     np.testing.assert_allclose(losses, reference[0][:5], rtol=1e-6)
 
 
-@pytest.mark.parametrize("names", [
-    ("muon",), pytest.param(("adafactor", "lion", "sgd"), marks=pytest.mark.slow),
-])
-def test_every_optimizer_shards(names):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["muon", "adafactor", "lion", "sgd"])
+def test_every_optimizer_shards(name):
     sharding = Sharding(make_mesh(MeshConfig(fsdp=4, tensor=2)))
-    for name in names:
-        optimizer = OptimizerConfig(name=name, learning_rate=1e-3)
-        losses, _ = curve(sharding, steps=3, optimizer=optimizer)
-        alone, _ = curve(single_device(), steps=3, optimizer=optimizer)
-        np.testing.assert_allclose(losses, alone, rtol=1e-4, err_msg=name)
+    optimizer = OptimizerConfig(name=name, learning_rate=1e-3)
+    losses, _ = curve(sharding, steps=3, optimizer=optimizer)
+    alone, _ = curve(single_device(), steps=3, optimizer=optimizer)
+    np.testing.assert_allclose(losses, alone, rtol=1e-4)
 
 
 def test_dropout_depends_on_seed_and_step_only():
