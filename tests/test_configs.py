@@ -140,9 +140,32 @@ def test_defaults_differ_from_themselves_in_nothing(package):
     ({"model.family": "lama"}, r"model\.family='lama' is unknown.*'llama'"),
     ({"model.layers": 0}, r"model\.layers=0 must be at least 1"),
     ({"model.positions.kind": "rop"}, r"model\.positions\.kind='rop' .*'rope'"),
+    ({"optimizer.learning_rate": -1.0}, r"optimizer\.learning_rate=-1\.0 .* at least 0\."),
+    ({"optimizer.learning_rate": float("nan")}, r"optimizer\.learning_rate=nan must"),
+    ({"optimizer.b2": 1.0}, r"optimizer\.b2=1\.0 .* at least 0 and below 1\."),
+    ({"optimizer.eps": 0.0}, r"optimizer\.eps=0\.0 .* above 0\."),
+    ({"optimizer.weight_decay": float("inf")}, r"optimizer\.weight_decay=inf must"),
+    ({"optimizer.final_fraction": 1.5}, r"optimizer\.final_fraction=1\.5 .* at most 1\."),
+    ({"optimizer.decay_fraction": 0.0}, r"optimizer\.decay_fraction=0\.0 must"),
+    ({"train.label_smoothing": 1.0}, r"train\.label_smoothing=1\.0 must"),
+    ({"train.z_loss": -0.1}, r"train\.z_loss=-0\.1 must"),
+    ({"eval.sample_tokens": -3}, r"eval\.sample_tokens=-3 must be at least 1"),
+    ({"model.dropout": 1.0}, r"model\.dropout=1\.0 .* below 1\."),
+    ({"model.attention.dropout": -0.1}, r"model\.attention\.dropout=-0\.1 must"),
+    ({"model.norm.eps": 0.0}, r"model\.norm\.eps=0\.0 .* above 0\."),
+    ({"model.init.stddev": -1.0}, r"model\.init\.stddev=-1\.0 must"),
+    ({"model.positions.theta": 0.0}, r"model\.positions\.theta=0\.0 must"),
 ])
 def test_contradictions_are_refused(change, message):
     config = train.default_config()
     config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=message):
         train.resolve_config(config)
+
+
+def test_a_source_of_weight_0_is_left_out():
+    config = train.default_config()
+    config.data.mixture = {
+        "a": {"path": "x", "weight": 0.0}, "b": {"path": "y", "weight": 2.0},
+    }
+    assert list(train.resolve_config(config).data.mixture) == ["b"]

@@ -25,16 +25,15 @@ def main(argv: list[str]) -> int:
     # an encoder-decoder answers its prompt, others go on from it
     between = "\n" if model.model.config.architecture == "encoder_decoder" else ""
     alone = len(prompts) == 1
-    if alone:
-        print(prompts[0], end=between, flush=True)
+    stream = Stream(prompts[0] + between)
     completions = model.generate(
         prompts, max_new_tokens=values.max_new_tokens, temperature=values.temperature,
         top_k=values.top_k, top_p=values.top_p, min_p=values.min_p, beams=values.beams,
         length_penalty=values.length_penalty, stop=values.stop, seed=values.seed,
-        on_text=_stream if alone else None,
+        on_text=stream if alone else None,
     )
     if alone:
-        print()
+        stream(0, "\n")
         return 0
     for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         print(f"--- {index + 1}/{len(prompts)} ({completion.finish_reason})")
@@ -42,9 +41,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _stream(row: int, text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+class Stream:
+    """Writes text as it comes, after a prompt that waits for it: a mistake leaves no output."""
+
+    def __init__(self, prompt: str):
+        self._waiting = prompt
+
+    def __call__(self, row: int, text: str) -> None:
+        sys.stdout.write(self._waiting + text)
+        sys.stdout.flush()
+        self._waiting = ""
 
 
 def _define(values: flags.FlagValues) -> None:

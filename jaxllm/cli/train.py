@@ -32,9 +32,11 @@ def main(argv: list[str]) -> int:
 
     from jaxllm.models.load import find_model
     from jaxllm.train.loop import train
+    from jaxllm.train.origin import naming_init_from
 
     if values.train.init_from:
-        base = find_model(values.train.init_from).config
+        with naming_init_from(values.train.init_from):
+            base = find_model(values.train.init_from).config
     config = resolve_config(values, base)
     first = jax.process_index() == 0  # of several hosts one speaks
     with make_display(None if first else open(os.devnull, "w")) as display:

@@ -101,9 +101,9 @@ def reject_unread(section: Any, read: set[str], owner: str, where: str) -> None:
 
 
 def check_ranges(section: Any, where: str, ranges: dict[str, str]) -> None:
-    """Refuses numbers that mean nothing: `ranges` has an interval, such as "[0, 1)", by dotted field.
+    """Refuses numbers that mean nothing, infinite ones too.
 
-    A number must also be finite.
+    `ranges` has an interval, such as "[0, 1)", for each dotted field.
 
     Raises:
       UserError: naming the field and the interval in words.

@@ -106,7 +106,8 @@ class Display:
                 return
             drawn = io.StringIO()  # a pipe has no width to fold a title or a table into
             Console(file=drawn, width=10_000).print(table)
-            print(title, *(line.rstrip() for line in drawn.getvalue().splitlines()), sep="\n")
+            lines = [line.rstrip() for line in drawn.getvalue().splitlines()]
+            print(title, *lines[not lines[0] :], sep="\n")
 
     def close(self) -> None:
         """Ends the count; the display can start another."""

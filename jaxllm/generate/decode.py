@@ -9,7 +9,7 @@ Shapes: B batch, C tokens of a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -41,12 +41,13 @@ def generate(
     model: Model, tokenizer: Tokenizer, prompts: Sequence[str], *, max_new_tokens: int = 100,
     sampling: Sampling | None = None, beams: BeamSearch | None = None,
     rules: TokenRules | None = None, stop: Sequence[str] = (), seed: int = 0,
-    on_text: OnText | None = None,
+    on_text: OnText | None = None, warn: Callable[[str], None] | None = None,
 ) -> list[Completion]:
     """Continues every prompt, or answers it where an encoder reads it.
 
     Tokens are drawn by `sampling`, or searched with `beams`. `on_text` gets the text of each row
-    as it appears, from a beam search all at once.
+    as it appears, from a beam search all at once. `warn` is told when the model's
+    positions leave room for fewer tokens than `max_new_tokens`.
 
     Raises:
       UserError: an empty prompt, one that leaves no room in the model's context, or a model that
@@ -56,7 +57,7 @@ def generate(
     (beams or sampling).check()
     rules = rules or TokenRules(() if tokenizer.eos_id is None else (tokenizer.eos_id,))
     config = model.config
-    ids, limit = check_prompts(config, tokenizer, prompts, max_new_tokens)
+    ids, limit = check_prompts(config, tokenizer, prompts, max_new_tokens, warn)
     encoded = config.architecture == "encoder_decoder"
     rows = [Row(tokenizer, () if encoded else row, rules.eos_ids, stop) for row in ids]
     arrays = prepare(config, tokenizer, ids)

@@ -56,6 +56,7 @@ class LoadedModel:
             max_new_tokens=self._or_default("max_new_tokens", max_new_tokens) or 100,
             sampling=None if how else Sampling(**self._filled(drawing)), beams=how,
             rules=self.defaults.rules, stop=stop, seed=seed, on_text=on_text,
+            warn=partial(print, file=sys.stderr),
         )
 
     def score(self, texts: Texts) -> list[np.ndarray]:

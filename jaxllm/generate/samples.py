@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from jaxllm.core.errors import UserError
 from jaxllm.data.tokenizers import Tokenizer
 from jaxllm.generate.decode import generate
 from jaxllm.generate.sampling import Sampling
@@ -21,7 +22,10 @@ class SampleEvaluator:
 
     def check(self, config: ModelConfig, tokenizer: Tokenizer) -> None:
         """Raises UserError now for what would fail after hours of training."""
-        check_prompts(config, tokenizer, self._prompts, self._tokens)
+        try:
+            check_prompts(config, tokenizer, self._prompts, self._tokens)
+        except UserError as error:
+            raise UserError(f"eval.prompts: {error}") from error
 
     def __call__(self, model: Model, tokenizer: Tokenizer) -> Iterable[dict[str, Any]]:
         """A record for each prompt."""

@@ -8,7 +8,7 @@ Shapes: B batch, T prompt tokens, S cache slots, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -122,9 +122,12 @@ def start_id(config: ModelConfig, tokenizer: Tokenizer) -> int:
 
 
 def check_prompts(
-    config: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int
+    config: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int,
+    warn: Callable[[str], None] | None = None,
 ) -> tuple[list[list[int]], int]:
     """The prompts' ids, and how many tokens may be generated: learned positions end somewhere.
+
+    `warn` is told when those are fewer than `max_new_tokens`.
 
     Raises:
       UserError: a model that writes no text, an empty prompt, or one that leaves no room in the
@@ -152,6 +155,12 @@ def check_prompts(
             "positions: shorten the prompt."
         )
     room = positions.max_length - (0 if encoded else longest)
+    if room < max_new_tokens and warn:
+        after = "" if encoded else f" after a prompt of {longest} tokens"
+        warn(
+            f"warning: the model has {positions.max_length} learned positions, so it writes at "
+            f"most {room} tokens{after}, not max_new_tokens={max_new_tokens}."
+        )
     return ids, min(max_new_tokens, room)
 
 

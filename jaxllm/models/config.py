@@ -164,7 +164,7 @@ class ModelConfig:
 
 RANGES = {
     "dropout": "[0, 1)", "attention.dropout": "[0, 1)", "mlp.dropout": "[0, 1)",
-    "head.dropout": "[0, 1)", "norm.eps": "(0, inf)", "init.stddev": "(0, inf)",
+    "head.dropout": "[0, 1)", "norm.eps": "(0, inf)", "init.stddev": "[0, inf)",
     "positions.theta": "(0, inf)",
 }
 ARCHITECTURES = ("decoder", "encoder", "encoder_decoder")

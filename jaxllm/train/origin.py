@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -64,21 +66,36 @@ def changed_fields(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
 
 
+@contextlib.contextmanager
+def naming_init_from(name: str) -> Iterator[None]:
+    """Mistakes in a model's name are told of the field that the user set."""
+    try:
+        yield
+    except UserError as error:
+        text, field = str(error), f"train.init_from={name!r}"
+        if field not in text:
+            known = f"model={name!r}"
+            text = text.replace(known, field, 1) if known in text else f"{field}: {text}"
+        raise UserError(text) from error
+
+
 def initial_params(name: str, setup: Setup, tokenizer_hash: str, display: Display) -> Params:
     """The parameters of the model that a run starts from.
 
     Raises:
       UserError: there is no such model, or it has another tokenizer or other sizes.
     """
-    saved = find_model(name)
-    theirs = saved.load_tokenizer()
+    with naming_init_from(name):
+        saved = find_model(name)
+        theirs = saved.load_tokenizer()
     if theirs.hash != tokenizer_hash:
         raise UserError(
             f"train.init_from={name!r} was trained with another tokenizer than the data: its "
             "embeddings would mean other tokens. Prepare the data with "
             f"--config.tokenizer.path={saved.tokenizer}."
         )
-    model = saved.load(setup.compute, display.warn)
+    with naming_init_from(name):
+        model = saved.load(setup.compute, display.warn)
     there, here = _shapes(model.params), _shapes(setup.shapes.params)
     changed = [
         f"{place} has shape {there.get(place)} there and {here.get(place)} here"

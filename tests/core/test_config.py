@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxllm.core.config import (
     apply_overlay,
+    check_ranges,
     check_variant,
     difference,
     overlay,
@@ -123,3 +124,17 @@ def test_check_variant():
     check_variant("debug", ("debug",))
     with pytest.raises(UserError, match=r"no variant 'dbug'.*'debug'"):
         check_variant("dbug", ("debug", "gpu"))
+
+
+@pytest.mark.parametrize(("interval", "good", "bad", "words"), [
+    ("[0, 1)", (0.0, 0.9), (-0.1, 1.0), "at least 0 and below 1"),
+    ("(0, 1]", (0.1, 1.0), (0.0, 1.1), "above 0 and at most 1"),
+    ("(0, inf)", (1e-30, 1e30), (0.0, float("inf")), "above 0"),
+    ("[0, inf)", (0.0,), (-1e-9, float("nan"), float("-inf")), "at least 0"),
+])
+def test_ranges(interval, good, bad, words):
+    for value in good:
+        check_ranges(Outer(inner=Inner(value)), "m", {"inner.rate": interval})
+    for value in bad:
+        with pytest.raises(UserError, match=rf"^m\.inner\.rate={value} must be .*{words}\.$"):
+            check_ranges(Outer(inner=Inner(value)), "m", {"inner.rate": interval})

@@ -24,6 +24,20 @@ def test_peak_flops_of_a_cpu_is_measured():
     assert 1e8 < devices.peak_flops(jax.devices()[0]) < 1e14
 
 
+def test_the_best_of_the_samples_counts(monkeypatch):
+    """A machine that is busy in all but one of the samples: the clock runs slowly there once."""
+    now, calls = [0.0], [0]
+
+    def clock():
+        calls[0] += 1
+        now[0] += 0.001 if 8 < calls[0] < 14 else 0.02
+        return now[0]
+
+    monkeypatch.setattr(devices.time, "perf_counter", clock)
+    monkeypatch.setattr(devices.time, "sleep", lambda seconds: None)
+    assert devices._measure_matmul(64) == pytest.approx(2 * 64**3 / 0.001 / 8)
+
+
 def test_descriptions():
     assert devices.describe() == "8 x cpu"
     assert devices.peak_memory_bytes(jax.devices()[0]) is None

@@ -61,6 +61,14 @@ def test_table_goes_to_stdout_whole_and_aligned(capsys):
     assert stream.getvalue() == ""
 
 
+def test_a_piped_table_has_its_title_on_one_line_and_no_spaces_at_line_ends(capsys):
+    title = "a title that is wider than its table " * 3
+    Display(io.StringIO()).table(title, ["n"], [[1], [2]])
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == title and rest[0] == "  n"
+    assert [line for line in rest if line != line.rstrip()] == []
+
+
 def test_live_shows_progress_phase_and_messages_and_restores_the_cursor(terminal):
     display = make_display(terminal)
     assert display.live

@@ -47,6 +47,12 @@ def test_create_refuses_a_file(tmp_path):
         RunDirectory(str(tmp_path / "run")).create()
 
 
+def test_create_refuses_prepared_data(run):
+    (run.root / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match=r"--workdir=.*run is a folder of prepared.*=runs/run"):
+        run.create()
+
+
 def test_no_run_directory(run):
     with pytest.raises(UserError, match=r"no run directory.*--workdir"):
         run.read_config()

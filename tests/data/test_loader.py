@@ -14,6 +14,7 @@ from jaxllm.core.errors import UserError
 from jaxllm.data.batch import Batch
 from jaxllm.data.config import DataConfig, SourceConfig
 from jaxllm.data.loader import TrainingData, ValidationData
+from jaxllm.data.tokenizers import byte
 from jaxllm.data.windows import Windows
 
 from .corpora import run_prepare
@@ -131,6 +132,17 @@ def test_an_error_in_the_loading_thread_reaches_the_caller(corpora, tmp_path):
     data = TrainingData(DataConfig(LENGTH, BATCH, mixture=mixture), 0)
     with pytest.raises(UserError, match=r"is damaged at record"):
         take(data.iterate(0, range(BATCH)), 10)
+
+
+def test_a_tokenizer_that_was_replaced_is_found(corpora, tmp_path):
+    shutil.copytree(corpora / "a", tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "tokenizer")
+    byte.ByteTokenizer(mask=True).save(tmp_path / "a" / "tokenizer")
+    config = DataConfig(sequence_length=LENGTH, mixture={"a": SourceConfig(str(tmp_path / "a"))})
+    with pytest.raises(UserError, match=r"a/tokenizer is another tokenizer .*it was replaced"):
+        TrainingData(config, 7).load_tokenizer()
+    assert TrainingData(config, 7).batch_rows(0, [0]).inputs.shape == (1, LENGTH)
+    make(corpora).load_tokenizer()
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])

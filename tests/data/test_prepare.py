@@ -318,6 +318,8 @@ def test_blank_corpus(tmp_path):
     ({"split__by": "doc"}, "split.by='doc' is unknown"),
     ({"split__validation_share": 0.0}, "must lie between 0 and 1"),
     ({"tokenizer__kind": "sentencepeice"}, "Did you mean 'sentencepiece'"),
+    ({"tokenizer__kind": "bpe"}, "none of byte, char, sentencepiece: .*model_type='bpe'"),
+    ({"tokenizer__kind": "wordpiece"}, "The kinds are byte, char, sentencepiece"),
     ({"tokenizer__kind": "huggingface"}, "cannot be trained here: set tokenizer.path"),
     ({"tokenizer__kind": "char", "tokenizer__vocab_size": 99}, "vocab_size=99 has no effect"),
     ({"tokenizer__path": "t", "tokenizer__vocab_size": 99}, "vocab_size=99 has no effect"),
@@ -361,3 +363,12 @@ def test_unwritable_and_full_folders(corpus, tmp_path, monkeypatch):
         run_prepare(tmp_path / "out", [corpus], **LINES, **BYTES)
     assert not (tmp_path / "out/manifest.json").exists()
     assert not list((tmp_path / "out").glob(".partial*"))
+
+
+@pytest.mark.parametrize("inside", ["config.json", "checkpoints"])
+def test_a_run_directory_is_refused(corpus, tmp_path, inside):
+    (tmp_path / "run" / inside).mkdir(parents=True)
+    before = contents(tmp_path / "run")
+    with pytest.raises(UserError, match=r"run holds a run or a model .*--workdir=data/run"):
+        run_prepare(tmp_path / "run", [corpus], **LINES, **BYTES, overwrite=True)
+    assert contents(tmp_path / "run") == before

@@ -93,12 +93,18 @@ def test_load_from_python(story):
     ("generate --model=runs/quickstart/base_debug@3 --prompt=x", "Steps there: 10, 20"),
     ("generate --model=runs/quickstart/base_debug --prompt=x --top_p=3", "top_p=3.0"),
     ("generate --prompt=x", "--model is missing"),
+    ("train --config=configs/quickstart_domain.py --workdir=y --config.train.init_from=no",
+     "train.init_from='no': there is no no"),
+    ("train --config=configs/quickstart.py --workdir=runs/quickstart/data/shakespeare",
+     "is a folder of prepared data"),
     ("eval --model=runs/quickstart/base_debug --data=data/shakespeare_char", "another tokenizer"),
     ("report nowhere", "no run directory"),
 ])
 def test_a_mistake_is_one_paragraph_and_exit_code_2(story, capsys, command, message):
     assert main(command.split()) == 2
-    paragraph = capsys.readouterr().err.strip().splitlines()[-1]
+    shown = capsys.readouterr()
+    paragraph = shown.err.strip().splitlines()[-1]
+    assert shown.out == ""
     assert paragraph.startswith("jaxllm: ") and message in paragraph
     assert "Traceback" not in paragraph
 

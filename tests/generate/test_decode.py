@@ -111,8 +111,13 @@ def test_mistakes_are_named(model, tokenizer):
     if model.config.positions.kind == "learned":
         with pytest.raises(UserError, match="64 learned positions"):
             generate(model, tokenizer, ["a" * 64])
-        completion = generate(model, tokenizer, ["a" * 60], max_new_tokens=50, sampling=GREEDY)[0]
+        warnings = []
+        completion = generate(model, tokenizer, ["a" * 60], max_new_tokens=50, sampling=GREEDY,
+                              warn=warnings.append)[0]
         assert len(completion.token_ids) <= 4
+        assert "at most 4 tokens after a prompt of 60 tokens, not max_new_tokens=50" in warnings[0]
+        generate(model, tokenizer, ["a" * 60], max_new_tokens=4, warn=warnings.append)
+        assert len(warnings) == 1
 
 
 @pytest.fixture(scope="module")

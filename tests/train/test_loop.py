@@ -143,7 +143,7 @@ def test_a_finished_run_is_left_alone(finished, module_recipe):
 def test_a_second_trainer_is_refused_and_changes_nothing(finished, module_recipe):
     before = (finished[0] / "metrics.jsonl").read_bytes()
     lock = Lock(finished[0])
-    with pytest.raises(UserError, match="Another process .* is training in"):
+    with pytest.raises(UserError, match=r"Another process .* is training in"):
         run(changed(module_recipe, train__steps=9), finished[0])
     assert (finished[0] / "metrics.jsonl").read_bytes() == before
     lock.release()

@@ -94,5 +94,6 @@ FAMILY = Family(
         "lm_head.decoder.bias": "lm_head.bias",
         "lm_head.bias": "lm_head.decoder.bias",
     },
+    copies={"lm_head.bias": "lm_head.decoder.bias"},
     renames=RENAMES,
 )
