@@ -43,6 +43,7 @@ def test_step_prints_the_ratio_of_both_sides():
     assert output.count("'parameters': 131392") == 2  # both sides count the same model
 
 
+@pytest.mark.slow
 def test_gpu_parts_of_ours_write_their_results(tmp_path):
     output = bench("gpu.py", "--parts=jaxllm_1b_packed,attention,loss", OUT=str(tmp_path))
     results = json.loads((tmp_path / "gpu.json").read_text())
@@ -77,6 +78,7 @@ def test_sizes_shrink_until_they_fit(monkeypatch):
     assert tried[0]["torch_attention"] == "x"
 
 
+@pytest.mark.slow
 def test_convert_compares_with_the_disk():
     output = bench("convert.py")
     assert output.count("ratio") == 4 and output.count("peak extra memory") == 5

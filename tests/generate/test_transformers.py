@@ -35,7 +35,14 @@ class Numbers(Tokenizer):
         return " ".join(map(str, ids))
 
 
-@pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)
+def folders():
+    """One of each kind of tower and of positions by default; the others take long."""
+    for folder in FOLDERS:
+        slow = folder.name not in ("llama", "gpt2", "t5", "bart")
+        yield pytest.param(folder, id=folder.name, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.fixture(scope="module", params=list(folders()))
 def case(request, compute):
     config = read_model_config(request.param)
     structure, specs = abstract(partial(Transformer, config=config, compute=compute))

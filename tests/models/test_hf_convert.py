@@ -40,7 +40,10 @@ def configs():
             labels = 3 if head.kind.endswith("classification") else 0
             head = dataclasses.replace(head, labels=labels)
             made = dataclasses.replace(config, vocab_size=ROWS, head=head)
-            yield pytest.param(made.completed(), id=f"{name}-{theirs}")
+            quick = len(kinds) == 1 and name in (*EVERY_HEAD, "gemma3_debug", "t5_debug")
+            yield pytest.param(
+                made.completed(), id=f"{name}-{theirs}", marks=[] if quick else [pytest.mark.slow]
+            )
 
 
 def write_run(root, config, build, compute, seed=0, tokenizer=True):
@@ -93,7 +96,16 @@ def test_a_run_becomes_a_folder_that_transformers_loads_and_back(
         assert (tmp_path / "hf" / name).read_bytes() == (tmp_path / "hf2" / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", cases())
+def every_family():
+    """The parity cases; a family's first is quick."""
+    seen = set()
+    for name in cases():
+        family = name.partition(".")[0]
+        yield pytest.param(name, marks=[pytest.mark.slow] if family in seen else [])
+        seen.add(family)
+
+
+@pytest.mark.parametrize("name", list(every_family()))
 def test_a_folder_of_transformers_comes_back_bit_for_bit(name, tmp_path):
     transformers, torch = (pytest.importorskip(n) for n in ("transformers", "torch"))
     case = cases()[name]

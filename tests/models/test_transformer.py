@@ -53,7 +53,8 @@ def changed(model, **fields):
 
 
 @pytest.mark.parametrize(("family", "window"), [
-    ("llama", 0), ("llama", 4), ("gpt2", 0), ("gemma3", 4),
+    ("llama", 0), ("gpt2", 0), ("gemma3", 4),
+    pytest.param("llama", 4, marks=pytest.mark.slow),
 ])
 def test_decoding_with_a_cache_equals_the_full_forward(
     tiny, compute, models, forward, family, window
@@ -225,6 +226,7 @@ def test_eight_devices_equal_one(tiny, build, forward, models, sharding_of, mesh
     np.testing.assert_allclose(found, forward(models("llama"), ids), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "mesh"), [
     ("t5", {"data": 2, "fsdp": 2, "tensor": 2}), ("gemma3", {"fsdp": 2, "context": 2, "tensor": 2}),
 ])

@@ -273,6 +273,7 @@ def test_what_an_evaluator_cannot_do_is_known_before_training(module_recipe, tmp
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_bfloat16_parameters_load_and_are_not_mistaken_for_damage(module_recipe, tmp_path):
     recipe = changed(module_recipe, train__param_dtype="bfloat16", train__steps=1)
     run(recipe, tmp_path / "run")

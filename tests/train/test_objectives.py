@@ -18,7 +18,7 @@ from jaxllm.train.loop import train
 
 # objective: preset, learning rate, steps, nats below the baseline
 CASES = {
-    "masked": ("bert_debug", 3e-3, 250, 0.3),
+    "masked": ("bert_debug", 3e-3, 250, 0.2),
     "span_corruption": ("t5_debug", 5e-3, 120, 0.4),
     "denoising": ("bart_debug", 3e-3, 300, 0.1),
     "prefix_lm": ("llama_debug", 5e-3, 150, 0.6),
@@ -47,7 +47,7 @@ def recipe(corpus, objective):
     config.data.mixture.text = to_config_dict(SourceConfig(str(corpus)))
     config.data.objective = objective
     config.data.sequence_length = 64
-    config.data.global_batch_size = 32
+    config.data.global_batch_size = 16
     config.optimizer.update(learning_rate=rate, warmup_steps=20)
     config.train.update(steps=steps, log_every=50)
     config.eval.batches = 8

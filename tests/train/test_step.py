@@ -110,7 +110,7 @@ def test_accumulation_equals_the_whole_batch(reference):
 
 
 @pytest.mark.parametrize("options", [
-    {"remat": "full"}, {"remat": "projections", "unroll": 2},
+    {"remat": "projections", "unroll": 2}, pytest.param({"remat": "full"}, marks=pytest.mark.slow),
 ], ids=str)
 def test_memory_options_change_no_loss(reference, options):
     losses, _ = curve(single_device(), steps=5, **options)
@@ -132,16 +132,18 @@ def test_dropout_depends_on_seed_and_step_only():
         setup = setup_for(single_device())
         model = dataclasses.replace(setup.model, dropout=0.3)
         setup = make_setup(model, setup.compute, OptimizerConfig(), 20)
-        state = init_state(setup, seed=0)
         step = jit_train_step(setup, LossOptions(), 1, seed)
         result = []
         for _ in range(2):
-            state, metrics = step(state, batch_at(0))
-            result.append(float(metrics["loss"]))
+            state = init_state(setup, seed=0)
+            for _ in range(2):
+                state, metrics = step(state, batch_at(0))
+                result.append(float(metrics["loss"]))
         return result
 
-    assert losses(1) == losses(1)
-    assert losses(1) != losses(2)
+    one = losses(1)
+    assert one[:2] == one[2:]
+    assert one != losses(2)
 
 
 def test_a_non_finite_loss_freezes_the_state_for_good():
