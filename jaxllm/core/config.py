@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import math
 import typing
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict, config_dict
@@ -175,23 +174,6 @@ class MeshConfig:
     context: int = 1  # the sequence
     tensor: int = 1  # attention heads, the MLP's width and the vocabulary
     stage: int = 1  # the stacked layers
-
-
-
-def reject_unread_sections(
-    section: Any, names: Sequence[str], read: set[str], owner: str, where: str
-) -> None:
-    """Refuses a section of `names` that is set away from its defaults and that `owner` ignores."""
-    for name in names:
-        inner = getattr(section, name)
-        if name not in read and inner != type(inner)():
-            fields = {f.name: getattr(inner, f.name) for f in dataclasses.fields(inner)}
-            usual = type(inner)()
-            changed = next(f for f, value in fields.items() if value != getattr(usual, f))
-            raise UserError(
-                f"{where}.{name}.{changed}={fields[changed]!r} has no effect: {owner} does not "
-                "read it. Remove it."
-            )
 
 
 def replace_fields(section: Section, changes: dict[str, Any]) -> Section:

@@ -165,7 +165,17 @@ class ModelConfig:
 RANGES = {
     "dropout": "[0, 1)", "attention.dropout": "[0, 1)", "mlp.dropout": "[0, 1)",
     "head.dropout": "[0, 1)", "norm.eps": "(0, inf)", "init.stddev": "[0, inf)",
-    "positions.theta": "(0, inf)",
+    "positions.theta": "(0, inf)", "positions.local_theta": "[0, inf)",
+    "positions.rotary_fraction": "(0, 1]", "positions.scaling_factor": "(0, inf)",
+    "positions.original_max_length": "[1, inf)", "positions.max_length": "[1, inf)",
+    "positions.offset": "[0, inf)", "positions.buckets": "[4, inf)",
+    "positions.max_distance": "[2, inf)", "positions.attention_factor": "[0, inf)",
+    "attention.heads": "[1, inf)", "attention.kv_heads": "[0, inf)",
+    "attention.head_dim": "[0, inf)", "attention.window": "[0, inf)",
+    "attention.clip": "[0, inf)", "attention.softcap": "[0, inf)", "attention.scale": "[0, inf)",
+    "logit_softcap": "[0, inf)", "mlp.width": "[1, inf)", "vocab_size": "[0, inf)",
+    "embedding.types": "[0, inf)", "embedding.dropout": "[-1, 1)", "encoder.layers": "[0, inf)",
+    "encoder.heads": "[0, inf)", "encoder.mlp_width": "[0, inf)", "head.labels": "[0, inf)",
 }
 ARCHITECTURES = ("decoder", "encoder", "encoder_decoder")
 POSITIONS = ("rope", "learned", "alibi", "relative", "none")

@@ -163,7 +163,8 @@ class Tower(Module):
             x_BTD = x_BTD + self.positions(inputs.positions + self.config.positions.offset)
         if self.embedding_norm is not None:
             x_BTD = self.embedding_norm(x_BTD)
-        x_BTD = dropout(x_BTD, self.config.dropout, key)
+        own = self.config.embedding.dropout
+        x_BTD = dropout(x_BTD, self.config.dropout if own < 0 else own, key)
         return self.compute.constrain(x_BTD, "batch", "sequence", "act_embed")
 
     def _context(self, inputs: Inputs, places: Places, memory: Memory | None) -> Context:

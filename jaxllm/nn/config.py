@@ -79,6 +79,7 @@ class EmbeddingConfig:
     scaled: bool = False  # multiplied by sqrt(width) (Vaswani et al. 2017, Gemma)
     norm: bool = False  # normalised (BLOOM, BERT, BART)
     types: int = 0  # rows of a table of token types added to them (BERT)
+    dropout: float = -1.0  # of the result; -1: as the model's
 
 
 @dataclass(frozen=True)

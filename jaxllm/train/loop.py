@@ -79,6 +79,10 @@ def train(
     return records
 
 
+# whose lengths `TrainingData.lengths` has
+ROWS = ("the length of the targets", "the length of the encoder's rows")
+
+
 class Run:
     """One process's part in a training run."""
 
@@ -101,6 +105,8 @@ class Run:
         start_id = config.model.decoder_start_id
         self.data = TrainingData(config.data, config.seed, start_id)
         self.tokenizer = _tokenizer(config, self.data)
+        for length, name in zip(self.data.lengths, ROWS, strict=True):
+            config.model.check_length(length, name)
         self.setup = _setup(config, self.sharding, self.tokenizer)
         for evaluator in evaluators:
             evaluator.check(self.setup.model, self.tokenizer)

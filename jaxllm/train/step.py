@@ -42,7 +42,8 @@ def make_train_step(
     which stays False: later steps then change nothing either.
     """
     model = setup.model
-    drops = max(model.dropout, model.attention.dropout, model.mlp.dropout) > 0
+    rates = (model.dropout, model.embedding.dropout, model.attention.dropout, model.mlp.dropout)
+    drops = max(rates) > 0
 
     def gradients(params: Params, batch: Batch, key: jax.Array) -> tuple[LossSums, Params]:
         def loss(params: Params):

@@ -113,6 +113,15 @@ SPOILED = {
     "unknown key": (lambda f: edit(f, hiden_act="silu"), ["hiden_act", "hidden_act"]),
     "absent key": (lambda f: edit(f, hidden_size="gone"), ["hidden_size"]),
     "a value of the wrong kind": (lambda f: edit(f, num_attention_heads="four"), ["config.json"]),
+    "two rope scalings": (
+        lambda f: edit(f, rope_scaling={"type": "linear", "factor": 4.0}),
+        ["rope_scaling", "linear", "not implemented"],
+    ),
+    "a text for a size": (lambda f: edit(f, vocab_size="64"), ["'64'", "whole number"]),
+    "a text for a switch": (
+        lambda f: edit(f, tie_word_embeddings="false"), ["'false'", "true or false"],
+    ),
+    "pruned heads": (lambda f: edit(f, pruned_heads={"0": [1]}), ["pruned_heads", "{'0': [1]}"]),
     "a list for a number": (lambda f: edit(f, rope_parameters=[1]), ["config.json"]),
     "truncated": (truncate, [SINGLE, "damaged or truncated", "bytes"]),
     "empty file": (lambda f: (f / SINGLE).write_bytes(b""), [SINGLE, "before its header"]),

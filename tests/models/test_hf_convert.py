@@ -123,3 +123,21 @@ def test_a_folder_of_transformers_comes_back_bit_for_bit(name, tmp_path):
     assert all(before[n].tobytes() == after[n].tobytes() for n in before)
     for file in (tmp_path / "hf").glob("*.json"):
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
+
+
+@pytest.mark.parametrize("kind", ["BertForPreTraining", "T5WithLMHeadModel"])
+def test_another_class_comes_back_as_the_one_that_it_was_read_as(kind, tmp_path):
+    """A head for next sentences is not read, and an old name is no class any more."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    name = "bert.masked_lm" if kind.startswith("Bert") else "t5.v1.0"
+    case = cases()[name]
+    config = getattr(transformers, case.config)(**case.options)
+    made = kind if kind.startswith("Bert") else case.model
+    getattr(transformers, made)(config).save_pretrained(tmp_path / "hf")
+    text = (tmp_path / "hf/config.json").read_text().replace(f'"{made}"', f'"{kind}"')
+    (tmp_path / "hf/config.json").write_text(text)
+    run_convert(tmp_path / "hf", tmp_path / "run")
+    assert run_convert(tmp_path / "run", tmp_path / "again")["transformers"] < 1e-4
+    written = json.loads((tmp_path / "again/config.json").read_text())
+    assert written["architectures"] == [case.model]

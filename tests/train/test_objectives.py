@@ -8,6 +8,7 @@ import pytest
 
 from jaxllm.core.config import to_config_dict
 from jaxllm.core.display import make_display
+from jaxllm.core.errors import UserError
 from jaxllm.data.config import SourceConfig
 from jaxllm.data.loader import TrainingData
 from jaxllm.data.prepare import config as prepare_config
@@ -74,3 +75,13 @@ def test_learns_more_than_how_often_tokens_occur(corpus, tmp_path, objective):
     assert record["loss"] < entropy - CASES[objective][3]
     assert record["accuracy"] > 1.2 * share
     assert record["bits_per_byte"] is None  # the loss is not that of the whole text
+
+
+def test_targets_longer_than_the_learned_positions_are_refused(corpus, tmp_path):
+    values = default_config()
+    values.model.preset = "bart_debug"
+    values.data.mixture.text = to_config_dict(SourceConfig(str(corpus)))
+    values.data.update(objective="span_corruption", sequence_length=256)
+    values.data.spans.update(density=0.8, mean_length=30.0)
+    with pytest.raises(UserError, match=r"length of the targets=\d+ is longer .* 512 learned"):
+        train(resolve_config(values), {}, str(tmp_path), make_display(), [])

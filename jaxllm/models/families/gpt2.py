@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.hf.family import Family
-from jaxllm.models.hf.fields import ACTIVATIONS_NEW, Field, Fixed
+from jaxllm.models.hf.fields import ACTIVATIONS_NEW, EmbeddingDropout, Field, Fixed
 from jaxllm.models.hf.weights import CONV1D, linear, norm, output_head, table, under
 from jaxllm.nn.config import (
     AttentionConfig,
@@ -92,7 +92,7 @@ FAMILY = Family(
         Field("activation_function", "mlp.activation", "gelu_new", ACTIVATIONS_NEW),
         Field("layer_norm_epsilon", "norm.eps", 1e-5),
         Field("initializer_range", "init.stddev", 0.02),
-        Field("embd_pdrop", "dropout", 0.1),
+        EmbeddingDropout(0.1),
         Field("resid_pdrop", "dropout", 0.1),
         Field("attn_pdrop", "attention.dropout", 0.1),
         Field("tie_word_embeddings", "tied", True),

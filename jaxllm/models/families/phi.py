@@ -8,7 +8,7 @@ from __future__ import annotations
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.families.llama import CONFIG, architectures
 from jaxllm.models.hf.family import Family
-from jaxllm.models.hf.fields import ACTIVATIONS_NEW, Field, Rope
+from jaxllm.models.hf.fields import ACTIVATIONS_NEW, EmbeddingDropout, Field, Rope
 from jaxllm.models.hf.weights import linear, norm, output_head, table, under, vector
 from jaxllm.nn.config import AttentionConfig, HeadConfig, MlpConfig, NormConfig, PositionConfig
 
@@ -45,7 +45,7 @@ FAMILY = Family(
         Field("hidden_act", "mlp.activation", "gelu_new", ACTIVATIONS_NEW),
         Rope(fraction=0.5),
         Field("layer_norm_eps", "norm.eps", 1e-5),
-        Field("embd_pdrop", "dropout", 0.0),
+        EmbeddingDropout(0.0),
         Field("resid_pdrop", "dropout", 0.0),
         Field("qk_layernorm", "attention.qk_norm", False, {False: "none", True: "head"}),
         Field("tie_word_embeddings", "tied", False),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.families.llama import CONFIG, architectures, weights
 from jaxllm.models.hf.family import Family
-from jaxllm.models.hf.fields import Field, Optional, Rope
+from jaxllm.models.hf.fields import EmbeddingDropout, Field, Optional, Rope
 from jaxllm.models.hf.weights import linear, norm
 from jaxllm.nn.config import AttentionConfig, MlpConfig, NormConfig, PositionConfig
 
@@ -36,7 +36,7 @@ FAMILY = Family(
         *CONFIG, Rope(fraction=1.0, original=4096, kinds=("default", "longrope")),
         Optional("sliding_window", "attention.window"),
         Field("rms_norm_eps", "norm.eps", 1e-5),
-        Field("embd_pdrop", "dropout", 0.0),
+        EmbeddingDropout(0.0),
         Field("resid_pdrop", "dropout", 0.0),
         Field("tie_word_embeddings", "tied", False),
     ),

@@ -87,12 +87,20 @@ def write_config(
     theirs = json.loads(content) if content else {}
     told = next((theirs[key] for key in DTYPE_KEYS if theirs.get(key)), None)
     known = theirs.get("model_type") in (owner.model_type, *owner.also)
-    if not (known and told in (None, dtype.name) and not differences(config, owner.read(theirs))):
+    # an older or a larger class that the model was read from: its other tensors are not there
+    own = owner.architecture_of(config) in theirs.get("architectures", ["another"])
+    same = known and own and told in (None, dtype.name)
+    if not (same and not differences(config, owner.read(theirs))):
         content = _json(_changed(owner, config, theirs if known else {}, dtype, tokenizer))
     atomic_write_bytes(path(folder) / CONFIG, content)
     generation = carried.get(GENERATION)
+    start = _start(json.loads(content))
     if generation is None:
-        generation = _json({**_token_ids(tokenizer), **_start(json.loads(content))})
+        generation = _json({**_token_ids(tokenizer), **start})
+    elif start and json.loads(generation).get("decoder_start_token_id", *start.values()) not in (
+        *start.values(),
+    ):
+        generation = _json({**json.loads(generation), **start})
     atomic_write_bytes(path(folder) / GENERATION, generation)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from jaxllm.core.config import replace_fields
 from jaxllm.core.errors import UserError, nearest, unknown
 from jaxllm.models.config import LANGUAGE_HEADS, ModelConfig, families
-from jaxllm.models.hf.fields import Json, Rule
+from jaxllm.models.hf.fields import Json, Rule, unsupported
 from jaxllm.models.hf.weights import Table
 from jaxllm.nn.config import HeadConfig
 
@@ -22,7 +23,8 @@ HARMLESS = frozenset({
     "chunk_size_feed_forward", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype",
     "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
     "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id",
-    "forced_eos_token_id", "gradient_checkpointing", "id2label", "label2id", "length_penalty",
+    "forced_eos_token_id", "gradient_checkpointing", "id2label", "is_encoder_decoder", "label2id",
+    "length_penalty", "pruned_heads",
     "mask_token_id", "max_length", "min_length", "model_type", "no_repeat_ngram_size",
     "num_beam_groups", "num_beams", "num_labels", "num_return_sequences", "output_attentions",
     "output_hidden_states", "output_scores", "pad_token_id", "prefix", "problem_type",
@@ -33,8 +35,8 @@ HARMLESS = frozenset({
 })
 
 # Fields that only training reads: config.json need not be able to say them.
-TRAINING_ONLY = ("init", "dropout", "attention.dropout", "mlp.dropout", "head.dropout",
-                 "decoder_start_id")
+TRAINING_ONLY = ("init", "dropout", "embedding.dropout", "attention.dropout", "mlp.dropout",
+                 "head.dropout")
 
 # Fields that only the one or the other sort of head reads.
 LANGUAGE_HEAD = ("head.bias", "head.scaled", "head.activation")
@@ -71,6 +73,10 @@ class Family:
           UserError: a key is missing, unknown, or asks for what is not implemented.
         """
         known = {key for rule in self.config for key in rule.keys} | HARMLESS | self.harmless
+        pair = self.base.architecture == "encoder_decoder"
+        for key, value in (("is_encoder_decoder", pair), ("pruned_heads", {})):
+            if theirs.get(key, value) != value:
+                raise unsupported(key, theirs[key], [value])
         for key in theirs:
             if key not in known:
                 raise UserError(
@@ -85,6 +91,7 @@ class Family:
         if self.base.architecture == "encoder_decoder" and start is not None:
             changes["decoder_start_id"] = start
         # head.* of the rules come after the head itself
+        _check_types(self.base, changes)
         return replace_fields(self.base, changes).completed()
 
     def write(self, ours: ModelConfig) -> dict[str, Any]:
@@ -149,6 +156,21 @@ class Family:
         labels = len(theirs["id2label"]) if "id2label" in theirs else theirs.get("num_labels", 2)
         kind = "reward" if labels == 1 and head.kind == "sequence_classification" else head.kind
         return dataclasses.replace(head, kind=kind, labels=labels)
+
+
+def _check_types(base: ModelConfig, changes: Mapping[str, Any]) -> None:
+    """Refuses values of another type than the field has: "64" or 32.0 for a size."""
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    for where, value in changes.items():
+        kind = type(operator.attrgetter(where)(base))
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if not fits or (isinstance(value, bool) and kind in (int, float)):
+            raise UserError(
+                f"config.json: {value!r} where model.{where} comes from; it wants "
+                f"{words.get(kind, kind.__name__)}."
+            )
+    if changes.get("vocab_size", 1) < 1:
+        raise UserError(f"config.json: vocab_size={changes['vocab_size']} must be at least 1.")
 
 
 def find_family(theirs: Json) -> Family:

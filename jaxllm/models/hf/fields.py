@@ -115,6 +115,28 @@ class Fixed:
         return {self.key: self.value}
 
 
+@dataclass(frozen=True)
+class EmbeddingDropout:
+    """embd_pdrop, which our models need not tell from the other dropout."""
+
+    default: float
+    key: str = "embd_pdrop"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The one key."""
+        return (self.key,)
+
+    def read(self, theirs: Json) -> dict[str, Any]:
+        """See Rule."""
+        return {"embedding.dropout": theirs.get(self.key, self.default)}
+
+    def write(self, ours: ModelConfig) -> dict[str, Any]:
+        """See Rule."""
+        own = ours.embedding.dropout
+        return {self.key: ours.dropout if own < 0 else own}
+
+
 # their names of activations; of several for one of ours, the first is written
 ACTIVATIONS = {
     "silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu",
@@ -167,7 +189,10 @@ class Rope:
 
     def read(self, theirs: Json) -> dict[str, Any]:
         """See Rule."""
-        known = dict(theirs.get("rope_parameters") or theirs.get("rope_scaling") or {})
+        new, old = (theirs.get(key) or {} for key in ("rope_parameters", "rope_scaling"))
+        if new and old and any(new.get(key) != value for key, value in old.items()):
+            raise unsupported("rope_scaling (beside another rope_parameters)", old)
+        known = dict(new or old)
         local: dict[str, Any] = {}
         if "full_attention" in known:
             if not self.local_theta:

@@ -233,25 +233,6 @@ def _match(
     return result
 
 
-def _check_missing(
-    files: Tensors, theirs: Mapping[str, np.ndarray], wanted: list[Tensor], config: ModelConfig
-) -> None:
-    """Refuses a folder without one of the tensors."""
-    missing = [tensor for tensor in wanted if tensor.name not in theirs]
-    if not missing:
-        return
-    first, more = missing[0].name, ""
-    if len(missing) > 1:
-        more = f", nor {len(missing) - 1} others of this model"
-    names = {tensor.name for tensor in wanted}
-    spare = [name for name in theirs if name not in names]
-    near = nearest(first, spare) if spare else "Every tensor there is one of the others."
-    fix = "Is config.json that of these weights?"
-    if config.head.kind == "embedding" and missing[0].parts[0].path.startswith("head.dense"):
-        fix = "For a model without a pooler set model.head.dense=False."
-    raise UserError(f"{files.folder} has no tensor {first!r}{more}. {near} {fix}")
-
-
 def _check_spare(
     files: Tensors, theirs: Mapping[str, np.ndarray], names: set[str], family: Family,
     config: ModelConfig,
