@@ -8,21 +8,17 @@ Prepare the data first, with GPT-2's tokenizer or one of your own:
 """
 
 from jaxllm.core.config import check_variant
-from jaxllm.train.config import default_config, shrink
+from jaxllm.train.config import default_config, pretrain, shrink
 
 
 def get_config(variant: str = ""):
     """The recipe; variant: debug (seconds on a CPU)."""
     check_variant(variant, ("debug",))
     config = default_config()
-    config.model.preset = "gpt2"
-    config.model.vocab_size = 0  # the tokenizer's
-    config.data.mixture = {"text": {"path": "data/text", "weight": 1.0}}
-    config.data.sequence_length = 1024
-    config.data.global_batch_size = 480
-    config.optimizer.learning_rate = 6e-4
-    config.optimizer.warmup_steps = 2000
-    config.train.steps = 600_000
+    pretrain(
+        config, "gpt2", length=1024, batch=480, rate=6e-4, warmup=2000,
+        steps=600_000,
+    )
     config.train.remat = "full"
     config.train.eval_every = 1000
     config.checkpoint.every = 1000

@@ -8,21 +8,17 @@ Prepare the data first, with a tokenizer of your language:
 """
 
 from jaxllm.core.config import check_variant
-from jaxllm.train.config import default_config, shrink
+from jaxllm.train.config import default_config, pretrain, shrink
 
 
 def get_config(variant: str = ""):
     """The recipe; variant: debug (seconds on a CPU)."""
     check_variant(variant, ("debug",))
     config = default_config()
-    config.model.preset = "llama3.2_1b"
-    config.model.vocab_size = 0  # the tokenizer's
-    config.data.mixture = {"text": {"path": "data/text", "weight": 1.0}}
-    config.data.sequence_length = 4096
-    config.data.global_batch_size = 128
-    config.optimizer.learning_rate = 3e-4
-    config.optimizer.warmup_steps = 2000
-    config.train.steps = 48_000
+    pretrain(
+        config, "llama3.2_1b", length=4096, batch=128, rate=3e-4, warmup=2000,
+        steps=48_000,
+    )
     config.train.remat = "full"
     config.train.eval_every = 1000
     config.checkpoint.every = 1000

@@ -10,25 +10,21 @@ Prepare the data first, with T5's sentinels:
 """
 
 from jaxllm.core.config import check_variant
-from jaxllm.train.config import default_config, shrink
+from jaxllm.train.config import default_config, pretrain, shrink
 
 
 def get_config(variant: str = ""):
     """The recipe; variant: debug (seconds on a CPU)."""
     check_variant(variant, ("debug",))
     config = default_config()
-    config.model.preset = "t5v1.1_base"
-    config.model.vocab_size = 0  # the tokenizer's
-    config.data.mixture = {"text": {"path": "data/text", "weight": 1.0}}
+    pretrain(
+        config, "t5v1.1_base", length=512, batch=128, rate=1e-2, warmup=10_000,
+        steps=524_288,
+    )
     config.data.objective = "span_corruption"
-    config.data.sequence_length = 512
-    config.data.global_batch_size = 128
     config.optimizer.name = "adafactor"
-    config.optimizer.learning_rate = 1e-2
     config.optimizer.schedule = "rsqrt"
     config.optimizer.weight_decay = 0.0
-    config.optimizer.warmup_steps = 10_000
-    config.train.steps = 524_288
     config.train.z_loss = 1e-4
     config.train.eval_every = 10_000
     config.checkpoint.every = 5000

@@ -77,12 +77,12 @@ class _Handler(ocp.type_handlers.TypeHandler):
         return "np.ndarray"
 
     async def metadata(self, infos):
-        """Never asked of a checkpoint that is being written."""
-        raise NotImplementedError
+        """Not ours to do: the registry with this handler only writes."""
+        raise NotImplementedError("a streamed checkpoint is described by Orbax's own handlers")
 
     async def deserialize(self, infos, args=None):
-        """Orbax's own handlers read."""
-        raise NotImplementedError
+        """Not ours to do: the registry with this handler only writes."""
+        raise NotImplementedError("a streamed checkpoint is read by Orbax's own handlers")
 
     async def serialize(self, values, infos, args=None) -> list:
         """A future of `_write`: Orbax runs it when the folders are made."""

@@ -101,6 +101,19 @@ def default_config() -> ConfigDict:
     return config
 
 
+def pretrain(
+    config: ConfigDict, preset: str, *, length: int, batch: int, rate: float, warmup: int,
+    steps: int,
+) -> None:
+    """What recipes from scratch share: a preset with the tokenizer's vocabulary, on data/text."""
+    config.model.preset = preset
+    config.model.vocab_size = 0
+    config.data.mixture = {"text": {"path": "data/text", "weight": 1.0}}
+    config.data.update(sequence_length=length, global_batch_size=batch)
+    config.optimizer.update(learning_rate=rate, warmup_steps=warmup)
+    config.train.steps = steps
+
+
 def shrink(config: ConfigDict, preset: str) -> None:
     """Makes a recipe one of seconds on a CPU, on the bundled text: what variant `debug` is.
 

@@ -6,13 +6,13 @@ Scao et al. 2022 (arXiv:2211.05100), table 3; Wu et al. 2023 (arXiv:2303.17564).
 from __future__ import annotations
 
 from jaxllm.models.config import ModelConfig
+from jaxllm.models.families.llama import architectures
 from jaxllm.models.hf.family import Family
 from jaxllm.models.hf.fields import Field, Fixed
 from jaxllm.models.hf.weights import Layout, linear, norm, output_head, table, under
 from jaxllm.nn.config import (
     AttentionConfig,
     EmbeddingConfig,
-    HeadConfig,
     InitConfig,
     MlpConfig,
     NormConfig,
@@ -76,14 +76,7 @@ class _Heads:
 
 FAMILY = Family(
     model_type="bloom",
-    architectures={
-        "BloomForCausalLM": HeadConfig(),
-        "BloomForSequenceClassification": HeadConfig(
-            "sequence_classification", pooling="last", classifier_bias=False
-        ),
-        "BloomForTokenClassification": HeadConfig("token_classification", pooling="none"),
-        "BloomModel": HeadConfig("embedding", pooling="last"),
-    },
+    architectures=architectures("Bloom"),
     base=_bloom(0, 0, 0),
     config=(
         Field("vocab_size", "vocab_size", 250_880),
