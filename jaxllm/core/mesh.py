@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -43,6 +43,7 @@ RULES: Rules = (
     # activations
     ("batch", ("data", "fsdp", "expert")),
     ("sequence", ("context",)),
+    ("tokens", ("data", "fsdp", "expert", "context")),  # batch and sequence as one
     ("act_embed", ()),
     ("act_heads", ("tensor",)),
     ("act_mlp", ("tensor",)),
@@ -88,6 +89,55 @@ class Sharding:
             raise ValueError(f"{x.ndim} dimensions were given {len(axes)} axes: {axes}.")
         return jax.lax.with_sharding_constraint(x, self.named(axes))
 
+    def gathered(self, axes: Axes) -> Axes:
+        """The axes of a parameter as it is used: whole along what is cut only to keep it."""
+        table = dict(self.rules)
+        return tuple(None if axis and "fsdp" in table[axis] else axis for axis in axes)
+
+    def by_device(self, x_BT: jax.Array) -> jax.Array:
+        """[B, T, …] as [P, tokens of a device, …]: batch and sequence cut as the mesh cuts them."""
+        rows, lengths = (self.parts(axis) for axis in ("batch", "sequence"))
+        B, T, *rest = x_BT.shape
+        x = x_BT.reshape(rows, B // rows, lengths, T // lengths, *rest).swapaxes(1, 2)
+        x = x.reshape(rows * lengths, -1, *rest)
+        return self.constrain(x, "tokens", *(None,) * (x.ndim - 1))
+
+    def by_row(self, x_PN: jax.Array, B: int) -> jax.Array:
+        """The inverse of `by_device` for `B` rows."""
+        rows, lengths = (self.parts(axis) for axis in ("batch", "sequence"))
+        rest = x_PN.shape[2:]
+        x = x_PN.reshape(rows, lengths, B // rows, -1, *rest).swapaxes(1, 2)
+        return self.constrain(x.reshape(B, -1, *rest), "batch", "sequence", *(None,) * len(rest))
+
+    def summed(self, function: Callable, *args: tuple[jax.Array, Axes], axes: Axes) -> jax.Array:
+        """The sum over devices of `function` of their tokens' part of the arguments.
+
+        Each device keeps its share of the sum, whose dimensions are `axes`: a reduce-scatter over
+        `fsdp` by name, where the partitioner would choose an all-reduce or loops of permutes. What
+        other devices share of the batch is added up after it, in the smaller shares.
+        """
+        names = tuple(n for n in dict(self.rules)["tokens"] if self.mesh.shape[n] > 1)
+        if not names:
+            return function(*(x for x, _ in args))
+        spec = self.spec(axes)
+        cuts = {
+            name: place for place, entry in enumerate(spec)
+            for name in (entry if isinstance(entry, tuple) else (entry,)) if name in names
+        }
+
+        def on_device(*parts):
+            y = function(*parts)
+            for name, place in cuts.items():
+                y = jax.lax.psum_scatter(y, name, scatter_dimension=place, tiled=True)
+            rest = tuple(name for name in names if name not in cuts)
+            return jax.lax.psum(y, rest) if rest else y
+
+        return jax.shard_map(
+            on_device, mesh=self.mesh, axis_names=set(names), check_vma=False,
+            in_specs=tuple(_only(self.spec(axes), names) for _, axes in args),
+            out_specs=_only(spec, names),
+        )(*(x for x, _ in args))
+
     def parts(self, axis: str) -> int:
         """Into how many parts the logical axis is cut."""
         return math.prod(self.mesh.shape[name] for name in dict(self.rules)[axis])
@@ -95,6 +145,15 @@ class Sharding:
     def replicated(self) -> NamedSharding:
         """Every device holds the whole array."""
         return NamedSharding(self.mesh, PartitionSpec())
+
+
+def _only(spec: PartitionSpec, names: Sequence[str]) -> PartitionSpec:
+    """The part of `spec` that is about these mesh axes."""
+    entries = []
+    for entry in spec:
+        kept = tuple(n for n in (entry if isinstance(entry, tuple) else (entry,)) if n in names)
+        entries.append(kept or None)
+    return PartitionSpec(*entries)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

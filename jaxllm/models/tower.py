@@ -93,6 +93,13 @@ class Tower(Module):
         context = self._context(inputs, places, memory)
         layer_keys = None if key is None else jax.random.split(keys[1], self.config.layers)
 
+        if not every_layer and self.compute.sharding.parts("embed") > 1:
+            y_BTD = self.layers.scan_ahead(
+                lambda layer, place, x, key, context: layer(x, place, context, key)[0],
+                x_BTD, layer_keys, context, self.compute,
+            )
+            return self._normalised(y_BTD), None
+
         def step(layer: Block, place: int, x: jax.Array, key: jax.Array | None):
             y, _ = layer(x, place, context, key)
             return y, (every_layer(y) if every_layer else None)

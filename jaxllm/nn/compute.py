@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,14 +15,22 @@ from jaxllm.core.mesh import Sharding, single_device
 
 policies = jax.checkpoint_policies
 
-# What the backward pass finds saved; the rest it computes again.
+# What the backward pass finds saved of a layer, besides its input; the rest it computes again.
+REMAT_SAVES = {
+    "full": (),
+    "attention": ("attention",),  # its output
+    "kv": ("attention", "key", "value"),
+    "projections": ("attention", "key", "value", "query"),
+    "mlp": ("attention", "key", "value", "query", "mlp_gate", "mlp_up"),
+}
 REMAT = {
     "none": None,  # everything saved, nothing recomputed
-    "full": policies.nothing_saveable,  # only the input of each layer
-    "attention": policies.save_only_these_names("attention"),  # also the attention's output
-    "projections": policies.save_only_these_names("query", "key", "value", "attention"),
+    **{name: policies.save_only_these_names(*saved) for name, saved in REMAT_SAVES.items()},
     "dots": policies.dots_with_no_batch_dims_saveable,  # every product with a weight
 }
+
+# Of the hidden units of an MLP in the compute dtype, per device and chunk, on an accelerator.
+MLP_BYTES = 2**28
 
 # float16 would need loss scaling: gradients are those of a sum over tokens
 DTYPES = ("auto", "float32", "bfloat16")
@@ -41,6 +49,7 @@ class Compute:
     remat: str = "none"
     attention: str = "auto"  # auto | xla | cudnn | splash | splash_interpret
     unroll: int = 1  # layers per iteration of the scan
+    mlp_chunk: int = 0  # tokens whose hidden units a backward pass holds at once; 0: by the device
 
     def checkpoint(self, step: Callable) -> Callable:
         """`step` under the remat policy."""
@@ -48,9 +57,29 @@ class Compute:
             return step
         return jax.checkpoint(step, policy=REMAT[self.remat], prevent_cse=False)
 
+    def saves(self, name: str) -> bool:
+        """Whether the remat policy keeps what the layers call `name`."""
+        return name in REMAT_SAVES.get(self.remat, (name,))
+
+    def mlp_tokens(self, units: int) -> int:
+        """Tokens of a chunk of the MLP's backward pass, for so many hidden units on a device."""
+        if self.mlp_chunk:
+            return self.mlp_chunk
+        if self.sharding.mesh.devices.flat[0].platform == "cpu":
+            return 2**62  # memory is not what a CPU lacks
+        return max(MLP_BYTES // (units * self.dtype.itemsize), 1)
+
     def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
         """See `Sharding.constrain`."""
         return self.sharding.constrain(x, *axes)
+
+    def whole(self, param: jax.Array, axes: Sequence[str | None], inputs: int) -> jax.Array:
+        """A parameter as it is used: gathered over `fsdp`, a matrix in the dtype of compute.
+
+        The cast comes first: half the bytes are moved.
+        """
+        used = param.astype(self.dtype) if inputs else param
+        return self.constrain(used, *self.sharding.gathered(axes))
 
 
 def make_compute(

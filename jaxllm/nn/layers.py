@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxllm.core.mesh import Sharding
 from jaxllm.nn.compute import Compute
 from jaxllm.nn.module import Module, normal, parameter, zeros
 
@@ -31,33 +33,60 @@ class Linear(Module):
             parameter(key, tuple(outputs.values()), tuple(outputs), zeros, compute.param_dtype)
             if bias else None
         )
-        self.inputs, self.compute = len(inputs), compute
+        self.inputs, self.compute, self.axes = len(inputs), compute, (*inputs, *outputs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = project(self.inputs, x, self.kernel[...].astype(self.compute.dtype))
+        kernel = self.kernel[...].astype(self.compute.dtype)
+        y = project(self.inputs, self._spread(x), x, kernel)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def project(inputs: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def _spread(self, x: jax.Array) -> Spread | None:
+        """How FSDP cuts the kernel's gradient; None where it does not, or not evenly."""
+        sharding = self.compute.sharding
+        tokens = ("batch", "sequence")
+        if sharding.parts("embed") == 1 or x.ndim - self.inputs != len(tokens):
+            return None
+        uneven = any(n % sharding.parts(a) for n, a in zip(x.shape, tokens, strict=False))
+        return None if uneven else Spread(sharding, self.axes)
+
+
+class Spread(NamedTuple):
+    """Over which devices a product's tokens and its kernel's gradient are cut."""
+
+    sharding: Sharding
+    axes: tuple[str, ...]  # of the kernel
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def project(inputs: int, spread: Spread | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x · kernel over the last `inputs` dimensions of x and the first of the kernel."""
-    return _project_forward(inputs, x, kernel)[0]
+    return _project_forward(inputs, spread, x, kernel)[0]
 
 
-def _project_forward(inputs, x, kernel):
+def _project_forward(inputs, spread, x, kernel):
     # A plain product, not `project` again: remat policies must see it to save it.
     y = _contract(x, kernel, range(x.ndim - inputs, x.ndim), range(inputs))
     return y, (x, kernel)
 
 
-def _project_backward(inputs, residuals, g):
+def _project_backward(inputs, spread, residuals, g):
     # Autodiff forms the kernel's gradient transposed and copies it back, and fuses the copies
     # with activations into strided loops: a quarter of a small model's step on a CPU.
     x, kernel = residuals
     outputs = kernel.ndim - inputs
     x_gradient = _contract(g, kernel, range(g.ndim - outputs, g.ndim), range(inputs, kernel.ndim))
     leading = range(x.ndim - inputs)
-    return x_gradient, _contract(x, g, leading, leading)
+
+    def over_tokens(x, g):
+        return _contract(x, g, leading, leading)
+
+    if spread is None:
+        return x_gradient, over_tokens(x, g)
+    sharding, axes = spread
+    tokens = ("batch", "sequence")
+    x_axes, g_axes = ((*tokens, *(None,) * (y.ndim - 2)) for y in (x, g))
+    return x_gradient, sharding.summed(over_tokens, (x, x_axes), (g, g_axes), axes=axes)
 
 
 def _contract(a, b, a_dims, b_dims):

@@ -18,6 +18,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxllm.nn.ahead import gathered, scan_ahead
+from jaxllm.nn.compute import Compute
+
 Module = nnx.Module
 ModuleList = nnx.List
 Params = dict[str, Any]  # nested dictionaries of arrays, keyed by attribute names
@@ -142,6 +145,57 @@ class Stack(Module):
         scanned = (split(self.tail)[1], _sliced(xs, slice(whole, None)))
         carry, rest = _unrolled(step, self.count - whole, carry, scanned)
         return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ys, rest)
+
+    def scan_ahead(
+        self, body: Callable, x: jax.Array, own: Any, shared: Any, compute: Compute
+    ) -> jax.Array:
+        """`x = body(layer, place, x, own, shared)` over the layers, for parameters cut by FSDP.
+
+        Each layer's weights are gathered while the layer before computes, see `nn/ahead.py`; `own`
+        has a leading layer dimension, and all that the layers read together is in `shared`.
+        """
+        structure, params = split(self.layer)
+        axes = _axes_of_layer(self.layer)
+        whole = self.count - self.count % self.group
+
+        def gather(params: Params) -> Params:
+            return _map_axes(compute.whole, params, axes)
+
+        def scatter(gradients: Params) -> Params:
+            return _map_axes(lambda g, axes, _: compute.constrain(g, *axes), gradients, axes)
+
+        def step(place: int):
+            return compute.checkpoint(
+                lambda weights, x, own, shared: body(
+                    bind(structure, weights), place, x, own, shared
+                )
+            )
+
+        steps = tuple(step(place) for place in range(self.group))
+        x = scan_ahead(steps, gather, scatter, params, x, _sliced(own, slice(0, whole)), shared)
+        for index in range(whole, self.count):
+            layer = _sliced(split(self.tail)[1], index - whole)
+            weights = gathered(gather, scatter, layer)
+            x = steps[index - whole](weights, x, _sliced(own, index), shared)
+        return x
+
+
+def _axes_of_layer(stacked: Module) -> Params:
+    """(axes, inputs) of every parameter of one layer of a stack, in the tree of `split`."""
+    state = nnx.state(stacked)
+    found = nnx.map_state(
+        lambda path, variable: (
+            variable.get_metadata()["axes"][1:], variable.get_metadata()["inputs"]
+        ), state,
+    )
+    return nnx.to_pure_dict(found)
+
+
+def _map_axes(function: Callable, params: Params, axes: Params) -> Params:
+    """`function(array, axes, inputs)` of every parameter."""
+    if not isinstance(params, dict):
+        return function(params, *axes)
+    return {name: _map_axes(function, params[name], axes[name]) for name in params}
 
 
 def _unrolled(step: Callable, count: int, carry: Any, scanned: Any) -> tuple[Any, Any]:

@@ -224,6 +224,7 @@ def test_damage_is_detected_and_the_step_before_used(copy, part, how):
     assert "before it is used" in warnings[0] and "\n" not in warnings[0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_any_file_damaged_anywhere_never_gives_wrong_numbers(copy, saved):
     for file in sorted(f.relative_to(saved) for f in (saved / "2").rglob("*") if f.is_file()):

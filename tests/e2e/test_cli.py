@@ -116,6 +116,7 @@ def train_command(story, workdir, *extra):
     ]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_3_and_the_same_command_finishes(story):
     folder, _ = story
     environment = os.environ | {"XLA_FLAGS": ""}

@@ -27,7 +27,7 @@ def test_project_and_its_gradient_equal_einsum(inputs, x_shape, kernel_shape, eq
             jax.value_and_grad(lambda x, k: loss(apply, x, k), (0, 1), has_aux=True)
         )(x, kernel)
 
-    (_, y), grads = both(lambda x, k: project(inputs, x, k))
+    (_, y), grads = both(lambda x, k: project(inputs, None, x, k))
     (_, expected), expected_grads = both(lambda x, k: jnp.einsum(equation, x, k))
     np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
     for a, b in zip(grads, expected_grads, strict=True):
@@ -37,7 +37,7 @@ def test_project_and_its_gradient_equal_einsum(inputs, x_shape, kernel_shape, eq
 
 def test_project_keeps_low_precision():
     x, kernel = jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 4), jnp.bfloat16)
-    y, pull = jax.vjp(lambda x, k: project(1, x, k), x, kernel)
+    y, pull = jax.vjp(lambda x, k: project(1, None, x, k), x, kernel)
     assert {a.dtype for a in (y, *pull(y))} == {jnp.dtype(jnp.bfloat16)}
 
 

@@ -34,6 +34,7 @@ def test_fixture(case, compute, tmp_path, request):
         assert difference <= 10 * documented()[case.partition(".")[0]], "see docs/models.md"
 
 
+@pytest.mark.slow
 def test_live(case, compute, tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")

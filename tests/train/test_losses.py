@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxllm.nn.compute import make_compute
-from jaxllm.train.losses import LossOptions, chunk_size, cross_entropy
+from jaxllm.train.loss_chunks import chunk_size
+from jaxllm.train.losses import LossOptions, cross_entropy
 
 B, T, D, V = 3, 10, 8, 37
 
@@ -81,6 +82,42 @@ def test_a_bias_of_the_logits(example, chunk, extra):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("mesh", [
+    {"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 2, "context": 2, "tensor": 2},
+], ids=str)
+@pytest.mark.parametrize(("block", "chunk"), [(0, 0), (5, 4)])
+@pytest.mark.parametrize("extra", [
+    {}, {"z_loss": 1e-2, "label_smoothing": 0.1, "logit_softcap": 3.0},
+], ids=lambda extra: "+".join(extra) or "plain")
+def test_in_blocks_of_the_vocabulary(sharding_of, mesh, block, chunk, extra):
+    """A projection that FSDP cuts: blocks that do not divide it, each device along it its own."""
+    B, T, D, V = 8, 12, 8, 36
+    keys = jax.random.split(jax.random.key(0), 5)
+    hidden, bias = jax.random.normal(keys[0], (B, T, D)), jax.random.normal(keys[4], (V,))
+    kernel = jax.random.normal(keys[1], (D, V))
+    targets = jax.random.randint(keys[2], (B, T), 0, V)
+    weights = jax.random.uniform(keys[3], (B, T)).at[:, -3:].set(0)
+    options = LossOptions(block=block, chunk=chunk, accuracy=True, **extra)
+    compute = make_compute(sharding_of(**mesh))
+
+    def ours(hidden, kernel, bias):
+        sums = cross_entropy(hidden, kernel, targets, weights, options, compute, bias)
+        return sums.loss, sums
+
+    def theirs(hidden, kernel, bias):
+        return full_loss(hidden, kernel, targets, weights, options, bias)
+
+    arguments = (hidden, kernel, bias)
+    (loss, sums), gradients = jax.jit(jax.value_and_grad(ours, (0, 1, 2), has_aux=True))(*arguments)
+    expected, expected_gradients = jax.value_and_grad(theirs, (0, 1, 2))(*arguments)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for a, b in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+    plain = cross_entropy(hidden, kernel, targets, weights, options, make_compute(), bias)
+    np.testing.assert_allclose(sums.correct, plain.correct, rtol=1e-6)
+    np.testing.assert_allclose(sums.nll, plain.nll, rtol=1e-5)
+
+
 def test_nll_and_weight_are_the_plain_sums(example):
     hidden, kernel, targets, weights = example
     options = LossOptions(chunk=4, z_loss=0.1, label_smoothing=0.2)
@@ -132,7 +169,7 @@ def test_chunk_size_follows_the_vocabulary():
 
 def test_devices_add_up_once_and_not_in_every_chunk(sharding_of):
     """Inside the loop over chunks no collective moves more than a scalar's worth per row."""
-    compute = make_compute(sharding_of(data=2, fsdp=2, tensor=2))
+    compute = make_compute(sharding_of(data=4, tensor=2))
     B, T, D, V = 8, 32, 16, 256
     arrays = (
         jnp.ones((B, T, D)), jnp.ones((D, V)), jnp.zeros((B, T), jnp.int32), jnp.ones((B, T)),

@@ -224,7 +224,8 @@ def loss(options: Options) -> None:
 
     from jaxllm.core import devices
     from jaxllm.nn.compute import make_compute
-    from jaxllm.train.losses import LossOptions, chunk_size, cross_entropy
+    from jaxllm.train.loss_chunks import chunk_size
+    from jaxllm.train.losses import LossOptions, cross_entropy
 
     devices.start()
     B, T, D, V = (2, 64, 32, 512) if options["debug"] else (8, 4096, 2048, 128_256)

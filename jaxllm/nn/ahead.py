@@ -1,0 +1,210 @@
+"""The layer loop of fully sharded parameters (ZeRO-3): each layer is gathered one layer ahead.
+
+Left to itself the partitioner gathers a layer's weights when the layer needs them, or cuts the
+product into a loop of permutes. Here the loop says it: an iteration starts the gather of the next
+layer's weights, in the compute dtype, and computes with those that the last iteration gathered.
+The backward loop does the same from the last layer to the first, and scatters the sum of each
+layer's gradient as soon as it is there (Rajbhandari et al. 2020; Zhao et al. 2023).
+
+Autodiff of a plain scan would save every layer's gathered weights. So forward and backward are
+written out: what a layer saves is what its remat policy names, and nothing that can be had again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+Tree = Any
+Step = Callable[[Tree, jax.Array, Tree, Tree], jax.Array]  # (weights, x, own, shared) -> x
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def scan_ahead(
+    steps: Sequence[Step], gather: Callable[[Tree], Tree], scatter: Callable[[Tree], Tree],
+    params: Tree, x: jax.Array, own: Tree, shared: Tree,
+) -> jax.Array:
+    """`x` after all layers: `x = steps[i % len(steps)](gather(params[i]), x, own[i], shared)`.
+
+    Args:
+      steps: the layer at each place of a repeating pattern, remat included.
+      gather: a layer's parameters as they are kept, made what its step takes.
+      scatter: the gradient of what `gather` gives, made that of its argument; linear.
+      params, own: per layer, stacked; no gradient goes to `own`.
+      shared: what all layers read; gradients go to those of its arrays that are differentiated.
+    """
+    size, repetitions = len(steps), _repetitions(params, len(steps))
+
+    def repetition(carry, scanned):
+        x, weights = carry
+        index, own = scanned
+        for place, step in enumerate(steps):
+            after = _layer(gather, params, index * size + place + 1)
+            x = step(weights, x, _at(own, place), shared)
+            weights = after
+        return (x, weights), None
+
+    start = (x, _layer(gather, params, 0))
+    scanned = (jnp.arange(repetitions), _grouped(own, size))
+    return jax.lax.scan(repetition, start, scanned)[0][0]
+
+
+def _forward(steps, gather, scatter, params, x, own, shared):
+    flags = jax.tree.leaves(jax.tree.map(lambda leaf: leaf.perturbed, shared, is_leaf=_is_primal))
+    params, x, own, shared = jax.tree.map(
+        lambda leaf: leaf.value, (params, x, own, shared), is_leaf=_is_primal
+    )
+    size, repetitions = len(steps), _repetitions(params, len(steps))
+
+    def repetition(carry, scanned):
+        x, weights = carry
+        index, own = scanned
+        tapes = []
+        for place, step in enumerate(steps):
+            after = _layer(gather, params, index * size + place + 1)
+            known = (weights, x, _at(own, place), shared)
+            x, tape = _taped(step, known, flags)
+            tapes.append((known[1], tape))
+            weights = after
+        return (x, weights), tapes
+
+    start = (x, _layer(gather, params, 0))
+    scanned = (jnp.arange(repetitions), _grouped(own, size))
+    (x, weights), tapes = jax.lax.scan(repetition, start, scanned)
+    return x, (params, weights, own, shared, _Flags(tuple(flags)), tapes)
+
+
+def _backward(steps, gather, scatter, residuals, dx):
+    params, weights, own, shared, flags, tapes = residuals
+    size, repetitions = len(steps), _repetitions(params, len(steps))
+    if isinstance(dx, SymbolicZero):
+        dx = jnp.zeros(dx.shape, dx.dtype)
+
+    def repetition(carry, scanned):
+        dx, weights, dshared = carry
+        index, own, tapes = scanned
+        gradients = [None] * size
+        for place in reversed(range(size)):
+            before = _layer(gather, params, index * size + place - 1)
+            x, tape = tapes[place]
+            vjp = tape.restored((weights, x, _at(own, place), shared))
+            dweights, dx, added = vjp(dx)
+            gradients[place] = scatter(dweights)
+            dshared = jax.tree.map(jnp.add, dshared, added)
+            weights = before
+        return (dx, weights, dshared), jax.tree.map(lambda *g: jnp.stack(g), *gradients)
+
+    leaves = zip(jax.tree.leaves(shared), flags.values, strict=True)
+    learned = [leaf for leaf, flag in leaves if flag]
+    start = (dx, weights, jax.tree.map(jnp.zeros_like, learned))
+    scanned = (jnp.arange(repetitions), _grouped(own, size), tapes)
+    (dx, _, dlearned), gradients = jax.lax.scan(repetition, start, scanned, reverse=True)
+    gradients = jax.tree.map(
+        lambda g, p: g.reshape(p.shape).astype(p.dtype), gradients, params
+    )
+    found = iter(dlearned)
+    dshared = jax.tree.unflatten(
+        jax.tree.structure(shared), [next(found) if flag else None for flag in flags.values]
+    )
+    return gradients, dx, None, dshared
+
+
+scan_ahead.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def gathered(
+    gather: Callable[[Tree], Tree], scatter: Callable[[Tree], Tree], params: Tree
+) -> Tree:
+    """`gather(params)` for one layer apart, its gradient passed through `scatter`."""
+    return gather(params)
+
+
+def _gathered_backward(gather, scatter, dtypes, gradients):
+    return (jax.tree.map(lambda g, d: g.astype(d.dtype), scatter(gradients), dtypes),)
+
+
+gathered.defvjp(
+    lambda gather, scatter, params: (
+        gather(params), jax.tree.map(lambda p: jnp.empty(0, p.dtype), params)
+    ),
+    _gathered_backward,
+)
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["saved"], meta_fields=["structure", "sources"]
+)
+@dataclasses.dataclass
+class _Tape:
+    """The function that pulls a gradient back through a layer, less the arrays had otherwise.
+
+    `sources` says of each array that it holds: its place in what is known, or -1 if it is saved.
+    """
+
+    saved: list[jax.Array]
+    structure: Any
+    sources: tuple[int, ...]
+
+    def restored(self, known: Tree) -> Callable:
+        """The function whole again, from the arrays that it shares with `known`."""
+        saved, known = iter(self.saved), jax.tree.leaves(known)
+        leaves = [next(saved) if at < 0 else known[at] for at in self.sources]
+        return jax.tree.unflatten(self.structure, leaves)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["values"])
+@dataclasses.dataclass
+class _Flags:
+    """Which arrays of `shared` are differentiated."""
+
+    values: tuple[bool, ...]
+
+
+def _taped(step: Step, known: Tree, flags: Sequence[bool]) -> tuple[jax.Array, _Tape]:
+    weights, x, own, shared = known
+    leaves, structure = jax.tree.flatten(shared)
+    learned = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
+
+    def run(weights, x, learned):
+        found = iter(learned)
+        merged = [next(found) if flag else leaf for leaf, flag in zip(leaves, flags, strict=True)]
+        return step(weights, x, own, jax.tree.unflatten(structure, merged))
+
+    y, vjp = jax.vjp(run, weights, x, learned)
+    held, form = jax.tree.flatten(vjp)
+    places = {id(leaf): at for at, leaf in enumerate(jax.tree.leaves(known))}
+    sources = tuple(places.get(id(leaf), -1) for leaf in held)
+    saved = [leaf for leaf, at in zip(held, sources, strict=True) if at < 0]
+    return y, _Tape(saved, form, sources)
+
+
+def _layer(gather: Callable[[Tree], Tree], params: Tree, index: jax.Array | int) -> Tree:
+    """Layer `index` gathered; beyond either end the last of that end, which is there already."""
+    count = jax.tree.leaves(params)[0].shape[0]
+    index = jnp.clip(index, 0, count - 1)
+    return gather(jax.tree.map(
+        lambda p: jax.lax.dynamic_index_in_dim(p, index, keepdims=False), params
+    ))
+
+
+def _repetitions(params: Tree, size: int) -> int:
+    return jax.tree.leaves(params)[0].shape[0] // size
+
+
+def _grouped(tree: Tree, size: int) -> Tree:
+    return jax.tree.map(lambda a: a.reshape(a.shape[0] // size, size, *a.shape[1:]), tree)
+
+
+def _at(tree: Tree, place: int) -> Tree:
+    return jax.tree.map(lambda a: a[place], tree)
+
+
+def _is_primal(leaf: Any) -> bool:
+    return hasattr(leaf, "perturbed")
