@@ -7,6 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
+from jaxllm.core import watch
 from jaxllm.core.errors import (
     EXIT_DONE,
     EXIT_RESUMABLE,
@@ -18,7 +19,7 @@ from jaxllm.core.errors import (
 
 # In the order of a model's life; each is the file cli/VERB.py with `main(argv) -> int`.
 SAVING = ("train",)  # verbs that write checkpoints
-VERBS = ("prepare", "preview", "train", "eval", "generate", "convert", "report")
+VERBS = ("prepare", "preview", "plan", "train", "eval", "generate", "convert", "report")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if argv[0] not in VERBS:
             raise unknown("verb", argv[0], VERBS)
-        return importlib.import_module(f"jaxllm.cli.{argv[0]}").main(argv[1:])
+        with watch.together():  # a failure here ends the run's processes on other hosts too
+            return importlib.import_module(f"jaxllm.cli.{argv[0]}").main(argv[1:])
     except UserError as error:
         print(f"jaxllm: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER_ERROR

@@ -2,8 +2,9 @@
 
 jaxllm report RUN [RUN …] [--output=FILE]
 
-RUN is a run directory (the --workdir of `jaxllm train`). The page goes to report.html in the last
-of them unless --output names another file. With two runs its tables show what changed.
+RUN is a run directory (the --workdir of `jaxllm train`), or what `jaxllm plan --output` wrote. The
+page goes to report.html in the last of them unless --output names another file. With two runs its
+tables show what changed.
 """
 
 from __future__ import annotations

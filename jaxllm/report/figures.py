@@ -83,7 +83,7 @@ def _loss(go, runs: Sequence[Run]) -> Chart | None:
                 hovertemplate="%{y:.4f}",
             ))
     note = "nats per token; the faint line is every logged step, the strong one its average"
-    return _chart("loss", "Loss", note, figure, wide=True)
+    return finish("loss", "Loss", note, figure, wide=True)
 
 
 def _curve(
@@ -97,7 +97,7 @@ def _curve(
     if zero:
         figure.update_yaxes(rangemode="tozero")
     figure.update_layout(showlegend=len(runs) > 1)
-    return _chart(name, title, note, figure)
+    return finish(name, title, note, figure)
 
 
 def _lines(go, figure, steps, values, line_colour: str, name: str, raw: bool = True) -> None:
@@ -144,10 +144,11 @@ def _time(go, runs: Sequence[Run]) -> Chart | None:
     note = "; ".join(
         f"{run.name}: {duration(total)}" for run, total in zip(runs, totals, strict=True) if total
     )
-    return _chart("time", "Where the time went", note, figure, wide=True)
+    return finish("time", "Where the time went", note, figure, wide=True)
 
 
-def _chart(name: str, title: str, note: str, figure, wide: bool = False) -> Chart | None:
+def finish(name: str, title: str, note: str, figure, wide: bool = False) -> Chart | None:
+    """The chart of a figure in the page's looks; None of an empty one."""
     if not figure.data:
         return None
     layout = figure.layout

@@ -9,18 +9,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from jaxllm.core.paths import atomic_write_bytes, path
 from jaxllm.core.rundir import RunDirectory
-from jaxllm.report import figures, tables
+from jaxllm.report import figures, plans, tables
 from jaxllm.report.run import read_runs
 
 HERE = Path(__file__).parent
 
 
 def write_report(run_directories: Sequence[str], output: str | None = None) -> str:
-    """Writes the report of one run, or of several beside each other.
+    """Writes the report of one run, or of several beside each other, and of plans.
 
     Args:
       run_directories: at least one; with two, tables show the change from the first to the second.
-      output: the HTML file; by default `report.html` in the last run directory.
+        A plan.json, or a directory that holds one, adds the plan.
+      output: the HTML file; by default `report.html` in the last run directory, or beside the last
+        plan.
 
     Returns:
       The path of the file.
@@ -28,8 +30,9 @@ def write_report(run_directories: Sequence[str], output: str | None = None) -> s
     Raises:
       UserError: a directory is no run directory, plotly is missing, or `output` is not writable.
     """
+    run_directories, planned = plans.split_plans(run_directories)
     runs = read_runs(run_directories)
-    charts = figures.charts(runs)
+    charts = figures.charts(runs) + plans.loss_chart(planned)
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -42,7 +45,8 @@ def write_report(run_directories: Sequence[str], output: str | None = None) -> s
             }
             for index, run in enumerate(runs)
         ],
-        summary=tables.summary(runs),
+        plans=planned,
+        summary=tables.summary(runs) if runs else [],
         charts=charts,
         evaluations=tables.evaluations(runs),
         samples=tables.samples(runs),
@@ -51,7 +55,8 @@ def write_report(run_directories: Sequence[str], output: str | None = None) -> s
         css=(HERE / "page.css").read_text("utf-8"),
         plotly=_plotly_javascript() if charts else "",
     )
-    target = path(output) if output else RunDirectory(run_directories[-1]).report
+    last = run_directories[-1] if run_directories else plans.folder(planned[-1])
+    target = path(output) if output else RunDirectory(last).report
     # A byte-level tokenizer may have left half a character in a sample: it is shown as "?".
     atomic_write_bytes(target, page.encode("utf-8", "replace"))
     return str(target)

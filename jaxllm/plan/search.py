@@ -1,0 +1,123 @@
+"""Which mesh and remat policy are fastest on a slice, and the smallest slice that is enough."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from jaxllm.plan.memory import Memory, fits, memory
+from jaxllm.plan.remat import POLICIES, Remat
+from jaxllm.plan.roofline import StepTime, step_time
+from jaxllm.plan.slices import Slice, slices
+from jaxllm.plan.workload import Mesh, Workload, divisors, fault
+
+# Beyond these an axis costs more than it brings on any chip here.
+MOST = {"tensor": 32, "context": 32, "stage": 16}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to run a workload on a slice, with what it takes."""
+
+    where: Slice
+    mesh: Mesh
+    remat: Remat
+    memory: Memory
+    step: StepTime
+    accumulation: int  # microbatches of a step
+
+    def words(self) -> str:
+        """Such as "fsdp 16 x tensor 4, 2 microbatches"."""
+        micro = f", {self.accumulation} microbatches" if self.accumulation > 1 else ""
+        return f"{self.mesh.words()}{micro}"
+
+
+def hbm(where: Slice) -> float:
+    """Bytes of memory of a device of the slice."""
+    return where.chip.hbm_bytes / where.chip.devices
+
+
+def evaluate(work: Workload, where: Slice, mesh: Mesh, remat: Remat) -> Candidate:
+    """The memory and time of one choice, which `workload.check_mesh` allows."""
+    kernel = work.kernel(where.chip)
+    return Candidate(
+        where, mesh, remat, memory(work, mesh, remat, kernel),
+        step_time(work, where, mesh, remat, kernel), work.accumulation,
+    )
+
+
+def meshes(work: Workload, where: Slice) -> Iterator[Mesh]:
+    """The meshes that divide the model, the batch and the slice.
+
+    Of several slices each holds whole replicas (mesh.data) or whole stages: only they talk over the
+    network between slices.
+    """
+    model = work.model
+    layers = math.gcd(*(tower.layers for tower in work.shape.towers))
+    heads = math.gcd(model.attention.heads, model.attention.kv_heads, model.mlp.width)
+    length = math.gcd(work.lengths.own, work.lengths.encoder or work.lengths.own)
+    for stage in _sizes(math.gcd(layers, where.devices), MOST["stage"]):
+        for tensor in _sizes(math.gcd(heads, where.devices // stage), MOST["tensor"]):
+            rest = where.devices // stage // tensor
+            for context in _sizes(math.gcd(length, rest), MOST["context"]):
+                for data in _sizes(rest // context, rest):
+                    mesh = Mesh(data, rest // context // data, 1, context, tensor, stage)
+                    split = data % where.count == 0 or stage % where.count == 0
+                    if split and not fault(work, mesh):
+                        yield mesh
+
+
+def search(
+    work: Workload, where: Slice, *, remats: Iterable[Remat] = tuple(POLICIES.values()),
+    among: Iterable[Mesh] | None = None,
+) -> list[Candidate]:
+    """Everything that fits the slice, the fastest first; of equal ones (3 digits) the plainer mesh.
+
+    If nothing fits, the batch is cut into more microbatches than the recipe has, the fewest that
+    let something fit.
+    """
+    remats, times = list(remats), 1
+    while times <= work.rows // work.accumulation:
+        micro = dataclasses.replace(work, accumulation=work.accumulation * times)
+        able = [m for m in meshes(micro, where) if among is None or m in among]
+        if found := _fitting(micro, where, remats, able):
+            return found
+        times *= 2
+    return []
+
+
+def smallest(work: Workload, where: Slice) -> Candidate | None:
+    """The fastest choice on the smallest slice of this chip that the workload fits; None: none.
+
+    The batch stays, so that there are more rows a device than on a large slice; where they do not
+    fit at once they are accumulated.
+    """
+    work = dataclasses.replace(work, accumulation=1)
+    sparing = [POLICIES["full"], POLICIES["attention"]]  # what a small slice has room for
+    for one in slices(where.chip):
+        if found := search(work, one, remats=sparing):
+            return found[0]
+    return None
+
+
+def _fitting(
+    work: Workload, where: Slice, remats: list[Remat], among: list[Mesh]
+) -> list[Candidate]:
+    kernel, room, found = work.kernel(where.chip), hbm(where), []
+    for mesh in among:
+        for remat in remats:
+            used = memory(work, mesh, remat, kernel)
+            if fits(used, room):
+                step = step_time(work, where, mesh, remat, kernel)
+                found.append(Candidate(where, mesh, remat, used, step, work.accumulation))
+    return sorted(found, key=lambda c: (float(f"{c.step.total:.3g}"), _plainness(c.mesh)))
+
+
+def _sizes(number: int, most: int) -> list[int]:
+    return [n for n in divisors(number) if n <= most]
+
+
+def _plainness(mesh: Mesh) -> tuple[int, ...]:
+    return mesh.stage, mesh.context, mesh.tensor, mesh.data
