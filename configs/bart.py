@@ -6,6 +6,9 @@ Prepare the data first, with a mask token:
   jaxllm prepare --config=configs/data/text.py --workdir=data/text \
     --config.input.paths="('corpus/*.jsonl',)" \
     --config.tokenizer.mask=True
+
+`:debug` wants the bundled text instead:
+  jaxllm prepare --config=configs/data/shakespeare.py:special --workdir=data/shakespeare
 """
 
 from jaxllm.core.config import check_variant

@@ -5,6 +5,9 @@ AdamW 0.9/0.95 at 6e-4, cosine to a tenth, weight decay 0.1.
 Prepare the data first, with GPT-2's tokenizer or one of your own:
   jaxllm prepare --config=configs/data/text.py --workdir=data/text \
     --config.input.paths="('corpus/*.jsonl',)"
+
+`:debug` wants the bundled text instead:
+  jaxllm prepare --config=configs/data/shakespeare.py:special --workdir=data/shakespeare
 """
 
 from jaxllm.core.config import check_variant

@@ -5,6 +5,9 @@ Hyperparameters follow Llama 2 7B (arXiv:2307.09288): AdamW 0.9/0.95, cosine to 
 Prepare the data first, with a tokenizer of your language:
   jaxllm prepare --config=configs/data/text.py --workdir=data/text \
     --config.input.paths="('corpus/*.jsonl',)"
+
+`:debug` wants the bundled text instead:
+  jaxllm prepare --config=configs/data/shakespeare.py:special --workdir=data/shakespeare
 """
 
 from jaxllm.core.config import check_variant

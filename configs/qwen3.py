@@ -5,6 +5,9 @@ The learning rate is ours; the paper (arXiv:2505.09388) names none.
 Prepare the data first, with Qwen's tokenizer or one of your own:
   jaxllm prepare --config=configs/data/text.py --workdir=data/text \
     --config.input.paths="('corpus/*.jsonl',)"
+
+`:debug` wants the bundled text instead:
+  jaxllm prepare --config=configs/data/shakespeare.py:special --workdir=data/shakespeare
 """
 
 from jaxllm.core.config import check_variant

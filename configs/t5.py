@@ -7,6 +7,9 @@ Prepare the data first, with T5's sentinels:
   jaxllm prepare --config=configs/data/text.py --workdir=data/text \
     --config.input.paths="('corpus/*.jsonl',)" \
     --config.tokenizer.sentinels=100
+
+`:debug` wants the bundled text instead:
+  jaxllm prepare --config=configs/data/shakespeare.py:special --workdir=data/shakespeare
 """
 
 from jaxllm.core.config import check_variant

@@ -4,6 +4,9 @@ Two commands; a corpus of a few files also needs --config.input.document=paragra
   jaxllm prepare --config=configs/data/text.py --workdir=data/text \
     --config.input.paths="('texts/*.txt',)" --config.tokenizer.vocab_size=4096
   jaxllm train --config=configs/text.py --workdir=runs/text
+
+`:debug` wants the bundled text instead:
+  jaxllm prepare --config=configs/data/shakespeare.py:special --workdir=data/shakespeare
 """
 
 from jaxllm.core.config import check_variant

@@ -72,14 +72,18 @@ def load(recipe):
 
 
 def variants(recipe):
-    """"" and the names that the recipe gives to check_variant."""
+    """"" and the names that the recipe gives to check_variant, which may be those of SLICES."""
     tree = ast.parse((ROOT / "configs" / f"{recipe}.py").read_text())
     calls = [
         node for node in ast.walk(tree)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check_variant"
     ]
     assert len(calls) == 1, f"{recipe} must call check_variant once"
-    return ["", *ast.literal_eval(calls[0].args[1])]
+    names = [""]
+    for node in calls[0].args[1].elts:
+        slices = isinstance(node, ast.Starred)
+        names += load(recipe).__globals__["SLICES"] if slices else [node.value]
+    return names
 
 
 def package(recipe):

@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import tuple_parser
 
-from jaxllm.cli.recipes import add_sources, check_fields, load_recipe
+from jaxllm.cli.recipes import add_sources, check_fields, give_way, load_recipe
 from jaxllm.core.errors import UserError, nearest
 
 
@@ -45,6 +45,7 @@ def parse(
             raise missing("config")
         recipe = load_recipe(named, kind)
         add_sources(recipe, argv)
+        give_way(recipe, argv)
         check_fields(recipe, argv)
     try:
         if config:
@@ -74,6 +75,12 @@ def required(values: flags.FlagValues, name: str):
     return value
 
 
+def topology(argv: Sequence[str], flag: str) -> str:
+    """The slice that `--topology` names, or else the recipe's variant where that is a slice's."""
+    variant = _split_config(argv)[0].partition(":")[2]
+    return flag or (variant if re.search(r"[-:]\d", variant) else "")
+
+
 def missing(name: str) -> UserError:
     """The error for a required flag that was not given."""
     return UserError(f"--{name} is missing. For example: {EXAMPLES[name]}.")
@@ -86,6 +93,7 @@ EXAMPLES = {
     "config": "--config=configs/quickstart.py",
     "workdir": "--workdir=runs/first",
     "output": "--output=runs/imported",
+    "topology": "--topology=v5p-128",
 }
 
 
@@ -130,8 +138,9 @@ def _usage(values: flags.FlagValues, config: bool) -> str:
     for name in values:
         flag = values[name]
         help_text = flag.help.partition(";\n")[0]  # absl's own sentence about repeating it
-        default = "" if flag.default in (None, []) else f" (default: {flag.default})"
-        lines.append(f"  --{name}: {help_text}{default}")
+        default = "" if flag.default in (None, [], "") else f" (default: {flag.default})"
+        switch = f"[no]{name}" if flag.boolean else name
+        lines.append(f"  --{switch}: {help_text}{default}")
     return "\n".join(lines)
 
 

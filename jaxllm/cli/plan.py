@@ -1,14 +1,15 @@
 """jaxllm plan: what a run needs and costs, without a device: memory, time, money, the best mesh.
 
-  jaxllm plan --config=configs/llama.py --slice=v5p-128
-  jaxllm plan --config=configs/llama.py --slice=v6e:4x4 --budget_dollars=20000 --terms=spot
+  jaxllm plan --config=configs/llama3_8b.py:v6e-256
+  jaxllm plan --config=configs/llama.py --topology=v5p-128
+  jaxllm plan --config=configs/llama.py --topology=v6e:4x4 --budget_dollars=20000 --terms=spot
 """
 
 from __future__ import annotations
 
 from absl import flags
 
-from jaxllm.cli.flags import parse
+from jaxllm.cli.flags import parse, topology
 
 
 def main(argv: list[str]) -> int:
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> int:
         with naming_init_from(values.train.init_from):
             base = find_model(values.train.init_from).config
     plan = make_plan(
-        resolve_config(values, base), options["slice"].value, tokens=options.tokens,
+        resolve_config(values, base), topology(argv, options.topology), tokens=options.tokens,
         budget=Budget(options.budget_flops, options.budget_chip_days, options.budget_dollars),
         prices=options.prices, terms=options.terms, preset_name=values.model.preset or "",
     )
@@ -47,7 +48,7 @@ def _define(values: flags.FlagValues) -> None:
     def number(name: str, help_text: str) -> None:
         flags.DEFINE_float(name, 0.0, help_text, flag_values=values, lower_bound=0.0)
 
-    text("slice", "", "Chips: v5p:4x4x8 (grid), v5p-256 or v6e-256 (Cloud's names), 4xv5p-1024 "
+    text("topology", "", "Chips: v5p:4x4x8 (grid), v5p-256 or v6e-256 (Cloud's names), 4xv5p-1024 "
          "(four slices), h200:8 or h200:4x8 (hosts x GPUs).")
     number("tokens", "Tokens of the run, instead of train.steps.")
     number("budget_flops", "FLOPs that the advice on size and tokens is for.")

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from jaxllm.core.config import to_config_dict
 from jaxllm.core.errors import UserError, nearest
 from jaxllm.data.config import SourceConfig
+from jaxllm.data.prepare.config import TokenizerConfig
 
 # The verb that a recipe is for: a section that only its recipes have, and where they lie.
 KINDS = {"prepare": ("input", "configs/data"), "train": ("train", "configs")}
@@ -66,6 +67,14 @@ def add_sources(recipe: ConfigDict, argv: Sequence[str]) -> None:
         match = re.fullmatch(r"data\.mixture\.(\w+)\.path", field)
         if match and match[1] not in recipe.data.mixture:
             recipe.data.mixture[match[1]] = to_config_dict(SourceConfig())
+
+
+def give_way(recipe: ConfigDict, argv: Sequence[str]) -> None:
+    """What a recipe says of training a tokenizer gives way to `--config.tokenizer.path=FOLDER`."""
+    section = recipe.get("tokenizer", {})
+    named = any(re.match(r"--?config\.tokenizer\.path(=.|$)", argument) for argument in argv)
+    if named and "train_characters" in section:  # that of `jaxllm prepare`
+        section.update(to_config_dict(TokenizerConfig()))
 
 
 def check_fields(recipe: ConfigDict, argv: Sequence[str]) -> None:

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import os
 
+from absl import flags as absl_flags
+
 from jaxllm.cli.flags import parse
 
+CLUSTER = {
+    "coordinator": "HOST:PORT of process 0 of a run on several hosts, where nothing else says it "
+    "(TPU slices, Slurm and Kubernetes do); also JAX_COORDINATOR_ADDRESS.",
+    "processes": "How many processes the run has; also JAX_NUM_PROCESSES.",
+    "process": "Which of them this is, from 0; also JAX_PROCESS_ID.",
+}
 MEASURES = ("loss", "perplexity", "accuracy", "bits_per_byte")
 
 
 def main(argv: list[str]) -> int:
     """Runs the verb."""
-    values, flags = parse(argv, __doc__)
+    values, flags = parse(argv, __doc__, _define_cluster)
 
     from jaxllm.core.config import difference
     from jaxllm.train.config import default_config, resolve_config
@@ -27,7 +35,7 @@ def main(argv: list[str]) -> int:
     from jaxllm.core import devices
     from jaxllm.core.display import make_display
 
-    devices.start()
+    devices.start(told={name: flags[name].value for name in CLUSTER})
     import jax
 
     from jaxllm.models.load import find_model
@@ -49,6 +57,11 @@ def main(argv: list[str]) -> int:
             columns = ("split", "step", *(name.replace("_", " ") for name in MEASURES))
             display.table(f"{flags.workdir}", columns, rows)
     return 0
+
+
+def _define_cluster(values: absl_flags.FlagValues) -> None:
+    for name, text in CLUSTER.items():
+        absl_flags.DEFINE_string(name, None, text, flag_values=values)
 
 
 def _evaluators(config) -> list:

@@ -85,17 +85,19 @@ def difference(config: ConfigDict, default: ConfigDict, prefix: str = "") -> dic
     return result
 
 
-def reject_unread(section: Any, read: set[str], owner: str, where: str) -> None:
+def reject_unread(
+    section: Any, read: set[str], owner: str, where: str, fix: str = ""
+) -> None:
     """Refuses a field set away from its default that the chosen `owner` never reads.
 
-    `read` names the fields of `section` that matter for that choice.
+    `read` names the fields of `section` that matter for that choice; `fix` is what else to do.
     """
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if field.name not in read and value != field.default:
             raise UserError(
                 f"{where}.{field.name}={value!r} has no effect: {owner} does not read it. "
-                f"Remove it, or set one of {', '.join(sorted(read))}."
+                f"Remove it, or {fix or 'set one of ' + ', '.join(sorted(read))}."
             )
 
 
@@ -168,6 +170,7 @@ def _leaf(kind: Any, value: Any, where: str) -> Any:
 class MeshConfig:
     """Devices along each kind of parallelism; the product is the device count, one may be -1."""
 
+    dcn: int = 1  # slices of TPUs, each with all of the parameters and its share of the batch
     data: int = 1  # replicas of the parameters, each with its share of the batch
     fsdp: int = -1  # parameters, gradients and optimizer state sharded too (ZeRO-3)
     expert: int = 1  # experts of a mixture; a dense model uses the axis as more fsdp-free batch

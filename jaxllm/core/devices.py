@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+from jaxllm.core import cluster
 
 # Dense bfloat16 FLOP/s of one chip (one jax device), from the vendors' data sheets.
 PEAK_FLOPS = {
@@ -27,11 +30,15 @@ PEAK_FLOPS = {
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 
 
-def start(cache: bool = True) -> None:
+def start(cache: bool = True, told: Mapping[str, str] | None = None) -> None:
     """Prepares jax before its first use: no TPU warnings without a TPU, compiled programs kept.
 
-    The persistent compilation cache lies in `$JAXLLM_CACHE` (default `~/.cache/jaxllm`); an empty
-    `JAXLLM_CACHE` turns it off.
+    Joins the other processes of a run on several hosts (core/cluster.py), by what the flags
+    `told` of them and the environment. The persistent compilation cache lies in `$JAXLLM_CACHE`
+    (default `~/.cache/jaxllm`); an empty `JAXLLM_CACHE` turns it off.
+
+    Raises:
+      UserError: what is said of the other processes cannot be.
     """
     if "JAX_PLATFORMS" not in os.environ and not _accelerator_visible():
         os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu prints a page of warnings otherwise
@@ -39,14 +46,8 @@ def start(cache: bool = True) -> None:
         _keep_memory()
     import jax
 
-    if _several_hosts():
-        if os.environ.get("JAX_PLATFORMS") == "cpu":
-            jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        told = {
-            name: int(os.environ[f"JAX_{name.upper()}"])
-            for name in ("num_processes", "process_id") if f"JAX_{name.upper()}" in os.environ
-        }
-        jax.distributed.initialize(**told)
+    if place := cluster.find(told or {}):
+        cluster.connect(place)
     folder = os.environ.get("JAXLLM_CACHE", str(Path("~/.cache/jaxllm").expanduser()))
     if cache and folder:
         jax.config.update("jax_compilation_cache_dir", folder)
@@ -74,20 +75,6 @@ def peak_memory_bytes(device) -> int | None:
     """The most memory the device has used so far; None where the backend does not say."""
     stats = device.memory_stats() if hasattr(device, "memory_stats") else None
     return stats.get("peak_bytes_in_use") if stats else None
-
-
-def _several_hosts() -> bool:
-    """Whether the environment says that this process is one of several of a run.
-
-    jax finds the others itself on TPU pods and under Slurm; anywhere else it is told by
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
-    """
-    environment = os.environ.get
-    return (
-        "JAX_COORDINATOR_ADDRESS" in os.environ
-        or "," in environment("TPU_WORKER_HOSTNAMES", "")
-        or int(environment("SLURM_STEP_NUM_TASKS", "1")) > 1  # set by srun, not by salloc
-    )
 
 
 def _accelerator_visible() -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 EXIT_DONE = 0
 EXIT_BUG = 1
@@ -22,17 +23,28 @@ class Interrupted(Exception):
     """The run stopped on purpose after saving its state: exit code 3, the same command resumes."""
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """A did-you-mean sentence for `name`, or the list of choices when none is close.
+CLOSE = 0.6  # of difflib's ratio, from which a name may be what was meant
 
-    Initials are close too: lr is learning_rate.
+
+def nearest(name: str, choices: Iterable[str], *, listed: bool = True) -> str:
+    """A did-you-mean sentence for `name`; when none is close the list of choices, or "".
+
+    Initials are close too: lr is learning_rate. Case does not matter.
     """
     names = sorted(set(choices))
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    folded: dict[str, list[str]] = {}
+    for choice in names:
+        folded.setdefault(choice.casefold(), []).append(choice)
+    if name.casefold() in folded:
+        return f"Did you mean {' or '.join(map(repr, folded[name.casefold()]))}?"
+    found = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=CLOSE)
+    close = [choice for fold in found for choice in folded[fold]][:3]
     if not close and len(name) > 1:
         close = [n for n in names if "".join(word[:1] for word in n.split("_")) == name]
     if close:
         return f"Did you mean {' or '.join(repr(c) for c in close)}?"
+    if not listed:
+        return ""
     shown = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
     return f"Choose one of: {shown}." if names else "There is none to choose from."
 
@@ -40,3 +52,21 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 def unknown(field: str, name: object, choices: Iterable[str]) -> UserError:
     """The error for a name that is none of `choices`."""
     return UserError(f"{field}={name!r} is unknown. {nearest(str(name), choices)}")
+
+
+@contextlib.contextmanager
+def naming_memory(what: str, fix: str) -> Iterator[None]:
+    """Turns a device or a host that is out of memory into a UserError: `what` was too large.
+
+    Raises:
+      UserError: for jax's RESOURCE_EXHAUSTED and Python's MemoryError.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # jax's own error is a RuntimeError
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = " ".join(str(error).split()).partition("RESOURCE_EXHAUSTED: ")[2][:160]
+        raise UserError(
+            f"{what} does not fit the memory{f' ({reason})' if reason else ''}. {fix}"
+        ) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from typing import Any
 
 from jaxllm.core.errors import UserError
@@ -27,8 +29,16 @@ class RunDirectory:
         """Creates the directory and proves that it can be written.
 
         Raises:
-          UserError: it cannot, or it holds prepared data, whose tokenizer a run would replace.
+          UserError: it cannot, or it holds a model from elsewhere, whose config.json a run would
+            overwrite, or prepared data, whose tokenizer it would replace.
         """
+        if self.is_foreign():
+            raise UserError(
+                f"--workdir={self.root} holds a model that is no run of ours: its config.json, "
+                "which a run there would overwrite, has no section `config`. Name another folder "
+                f"for the run, such as --workdir=runs/{self.root.name}, and this one in "
+                "train.init_from to start from its parameters."
+            )
         if (self.root / "manifest.json").exists():
             raise UserError(
                 f"--workdir={self.root} is a folder of prepared data (it has a manifest.json): a "
@@ -43,6 +53,22 @@ class RunDirectory:
     def exists(self) -> bool:
         """Whether there is a run, or the beginning of one."""
         return self.config.exists() or self.checkpoints.exists()
+
+    def is_foreign(self) -> bool:
+        """Whether its config.json is another program's, as that of a Hugging Face folder is."""
+        try:
+            content = json.loads(self.config.read_text())
+        except (OSError, ValueError):  # none, or a damaged one, which may be ours
+            return False
+        return isinstance(content, dict) and bool(content) and "config" not in content
+
+    def remove_empty(self) -> None:
+        """Takes away what was made for a run that then could not begin, as far as it is empty."""
+        if "://" in str(self.root):  # a bucket has no empty folders
+            return
+        for folder in (self.checkpoints, self.root):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
 
     def read_config(self) -> Record:
         """The content of `config.json`.
@@ -61,6 +87,14 @@ class RunDirectory:
             raise self._damaged(f"it is no JSON ({error})") from error
         if not isinstance(content, dict):
             raise self._damaged("it holds no object with fields")
+        if self.is_foreign():
+            theirs = "model_type" in content
+            raise UserError(
+                f"{self.root} is no run directory: its config.json is "
+                f"{'that of a Hugging Face folder' if theirs else 'of another program'} and has "
+                "no section `config`. Name the --workdir of a `jaxllm train`"
+                + (", or make a run of it with `jaxllm convert`." if theirs else ".")
+            )
         return content
 
     def read_section(self, name: str) -> Record:

@@ -133,8 +133,19 @@ def _damaged(file, why: str) -> UserError:
     )
 
 
+# The folders that our recipes name, with the recipe that prepares each.
+COMMANDS = {
+    "data/shakespeare": "configs/data/shakespeare.py:special",
+    "data/shakespeare_char": "configs/data/shakespeare_char.py",
+    "runs/quickstart/data/shakespeare": "configs/data/shakespeare.py",
+    "runs/quickstart/data/fomc": "configs/data/fomc.py",
+}
+
+
 def _near(folder) -> str:
-    """Prepared folders beside, above or below a folder that is none."""
+    """The command that prepares a folder, or prepared ones beside, above or below it."""
+    if recipe := COMMANDS.get(str(folder)):
+        return f"Prepare it: jaxllm prepare --config={recipe} --workdir={folder}"
     places = [folder, folder.parent, folder.parent.parent]
     found: list[str] = []
     for place in places:

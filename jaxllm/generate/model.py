@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.core.errors import UserError
+from jaxllm.core.errors import UserError, naming_memory
 from jaxllm.data import tokenizers
 from jaxllm.generate.beams import BeamSearch
 from jaxllm.generate.decode import generate
@@ -17,12 +17,14 @@ from jaxllm.generate.defaults import Defaults, read_defaults
 from jaxllm.generate.rows import Completion, OnText
 from jaxllm.generate.sampling import Sampling
 from jaxllm.generate.steps import check_writes
-from jaxllm.generate.texts import log_probabilities, text_outputs
+from jaxllm.generate.texts import Filled, fill_masks, log_probabilities, text_outputs
 from jaxllm.models.config import LANGUAGE_HEADS
 from jaxllm.models.hf.importer import is_hf_folder
 from jaxllm.models.load import Model, find_model
+from jaxllm.models.parameters import first_not_finite
 from jaxllm.nn.compute import make_compute
 
+MEMORY = "Lower max_new_tokens or beams, or give fewer or shorter prompts at a time."
 Texts = str | Sequence[str]
 
 
@@ -51,13 +53,15 @@ class LoadedModel:
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
         searching = {"length_penalty": length_penalty, "early_stopping": early_stopping}
         how = self._beams(beams, drawing, searching)
-        return generate(
-            self.model, self.tokenizer, _listed(prompts),
-            max_new_tokens=self._or_default("max_new_tokens", max_new_tokens) or 100,
-            sampling=None if how else Sampling(**self._filled(drawing)), beams=how,
-            rules=self.defaults.rules, stop=stop, seed=seed, on_text=on_text,
-            warn=partial(print, file=sys.stderr),
-        )
+        most = self._or_default("max_new_tokens", max_new_tokens)
+        most, prompts = 100 if most is None else most, _listed(prompts)
+        with naming_memory(f"Generating (prompts={len(prompts)}, max_new_tokens={most})", MEMORY):
+            return generate(
+                self.model, self.tokenizer, prompts, max_new_tokens=most,
+                sampling=None if how else Sampling(**self._filled(drawing)), beams=how,
+                rules=self.defaults.rules, stop=stop, seed=seed, on_text=on_text,
+                warn=partial(print, file=sys.stderr),
+            )
 
     def score(self, texts: Texts) -> list[np.ndarray]:
         """Log-probability in nats of every token of each text given those before it.
@@ -96,7 +100,20 @@ class LoadedModel:
           UserError: the model has another head, or a text is too long.
         """
         self._check_head("embed", "embedding")
-        return np.stack(text_outputs(self.model, self.tokenizer, _listed(texts)))
+        outputs = text_outputs(self.model, self.tokenizer, _listed(texts))
+        return np.stack(outputs) if outputs else np.zeros((0, self.model.config.width), np.float32)
+
+    def fill_mask(self, texts: Texts, top: int = 5) -> list[list[list[Filled]]]:
+        """The likeliest tokens at each mask token of each text (`tokenizer.token_text(mask_id)`).
+
+        The texts are wrapped in the tokenizer's special tokens. For every text there is a list of
+        its masks, and for every mask the `top` tokens, the likeliest first.
+
+        Raises:
+          UserError: the model fills in nothing, or a text has no mask or is too long.
+        """
+        self._check_head("fill_mask", "masked_lm")
+        return fill_masks(self.model, self.tokenizer, _listed(texts), top)
 
     def _check_head(self, verb: str, *kinds: str) -> None:
         kind = self.model.config.head.kind
@@ -105,7 +122,7 @@ class LoadedModel:
         can = "generate" if kind in LANGUAGE_HEADS else "embed" if kind == "embedding" \
             else "classify"
         if self.model.config.architecture == "encoder" and kind in LANGUAGE_HEADS:
-            can = "fill in masked tokens"
+            can = "fill in masked tokens (LoadedModel.fill_mask)"
         raise UserError(
             f"The model has model.head.kind={kind!r}: it can {can}, not {verb}. That takes a head "
             f"of {' or '.join(map(repr, kinds))}."
@@ -142,7 +159,7 @@ def load(model: str, *, dtype: str = "auto") -> LoadedModel:
     """Opens a run directory (`RUN`, `RUN@STEP`), a checkpoint or a Hugging Face folder.
 
     Raises:
-      UserError: there is no such model.
+      UserError: there is no such model, or a parameter of it is not finite.
     """
     from jaxllm.core import devices
 
@@ -150,6 +167,11 @@ def load(model: str, *, dtype: str = "auto") -> LoadedModel:
     saved = find_model(model)
     warn = partial(print, file=sys.stderr)
     loaded = saved.load(make_compute(dtype=dtype), warn)
+    if saved.run and (bad := first_not_finite(loaded.params)):  # of a folder it was looked at
+        raise UserError(
+            f"model={model!r}: its parameter {bad} is not finite (NaN or infinite), so the model "
+            "says nothing. Choose another step, or another model."
+        )
     defaults = read_defaults(model, loaded.config, warn) if is_hf_folder(model) else None
     return LoadedModel(loaded, saved.load_tokenizer(), defaults)
 

@@ -23,6 +23,8 @@ from jaxllm.models.tower import Inputs, Memory
 from jaxllm.models.transformer import Transformer
 from jaxllm.nn.attention import Cache
 
+MOST_TOKENS = 2**30  # positions are int32
+
 
 @dataclass(frozen=True)
 class TokenRules:
@@ -136,6 +138,8 @@ def check_prompts(
     check_writes(config)
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens={max_new_tokens} must be at least 1.")
+    if max_new_tokens > MOST_TOKENS:
+        raise UserError(f"max_new_tokens={max_new_tokens} must be at most {MOST_TOKENS}.")
     ids = [tokenizer.encode(prompt) for prompt in prompts]
     for index, row in enumerate(ids):
         if not row:
@@ -170,7 +174,7 @@ def check_writes(config: ModelConfig) -> None:
     if config.architecture != "encoder" and kind in LANGUAGE_HEADS:
         return
     if kind in LANGUAGE_HEADS:
-        can = "fill in masked tokens, and be fine-tuned for classification"
+        can = "fill in masked tokens: use LoadedModel.fill_mask"
     elif kind == "embedding":
         can = "embed texts: use LoadedModel.embed"
     else:

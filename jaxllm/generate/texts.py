@@ -1,14 +1,15 @@
-"""Whole texts through a model: scores of classes, rewards, embeddings, token probabilities.
+"""Whole texts through a model: scores of classes, rewards, embeddings, token probabilities, masks.
 
 Texts are padded and run in batches of a few sizes, so that only a few programs are compiled.
 
-Shapes: B texts of a batch, T tokens, C classes, D width.
+Shapes: B texts of a batch, T tokens, M masks, C classes, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,13 +75,63 @@ def log_probabilities(
     return results
 
 
+class Filled(NamedTuple):
+    """A token for a mask, with its probability there."""
+
+    text: str
+    id: int
+    probability: float
+
+
+def fill_masks(
+    model: Model, tokenizer: Tokenizer, texts: Sequence[str], top: int
+) -> list[list[list[Filled]]]:
+    """For every text and each of its masks the `top` likeliest tokens, best first.
+
+    Raises:
+      UserError: a text without a mask, or one that is longer than the model's positions.
+    """
+    if top < 1:
+        raise UserError(f"top={top} must be at least 1.")
+    if tokenizer.mask_id is None:
+        raise UserError("The tokenizer has no mask token, so there is nothing to fill in.")
+    mask = tokenizer.token_text(tokenizer.mask_id)
+    rows = _wrapped(model, tokenizer, texts, None, mask)
+    for (ids, _), text in zip(rows, texts, strict=True):
+        if tokenizer.mask_id not in ids:
+            raise UserError(f"{text!r} has no mask: write {mask} where a token is to be filled in.")
+    vocabulary = min(tokenizer.vocab_size, model.config.vocab_size)
+    count = min(top, vocabulary)
+    results: list[list[list[Filled]]] = []
+    for size, ids_BT, types_BT, lengths_B in _batches(rows):
+        masks = [np.flatnonzero(row == tokenizer.mask_id) for row in ids_BT]
+        places_BM = np.zeros((len(masks), rounded(max(map(len, masks)))), np.int32)
+        for row, found in zip(places_BM, masks, strict=True):
+            row[: len(found)] = found
+        shares, tokens = map(np.asarray, _fill(
+            model.structure, vocabulary, count, model.params, ids_BT, types_BT, lengths_B,
+            places_BM,
+        ))
+        for row, found in enumerate(masks[:size]):
+            results.append([
+                [Filled(tokenizer.token_text(token), token, share) for token, share in
+                 zip(tokens[row, mask].tolist(), shares[row, mask].tolist(), strict=True)]
+                for mask in range(len(found))
+            ])
+    return results
+
+
 def _wrapped(
-    model: Model, tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None
+    model: Model, tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None,
+    mask: str = "",
 ) -> list[Wrapped]:
-    """Every text, or pair of texts, as the tokenizer's family wraps it."""
+    """Every text, or pair of texts, as the tokenizer's family wraps it.
+
+    `mask` in a text stands for the mask token.
+    """
     if pairs is not None and len(pairs) != len(texts):
         raise UserError(f"There are {len(texts)} texts and {len(pairs)} pairs: give one for each.")
-    ids = [tokenizer.encode(text) for text in texts]
+    ids = [_encoded(tokenizer, text, mask) for text in texts]
     seconds = [None] * len(ids) if pairs is None else [tokenizer.encode(text) for text in pairs]
     rows = [
         tokenizer.with_special_tokens(row, second)
@@ -93,6 +144,14 @@ def _wrapped(
     if model.config.embedding.types < 2:
         return [(row, [0] * len(row)) for row, _ in rows]
     return rows
+
+
+def _encoded(tokenizer: Tokenizer, text: str, mask: str) -> list[int]:
+    """The ids of a text; tokenizers trained here never read a special token out of one."""
+    if not mask or tokenizer.kind == "huggingface":
+        return tokenizer.encode(text)
+    first, *rest = (tokenizer.encode(part) for part in text.split(mask))
+    return first + [token for part in rest for token in (tokenizer.mask_id, *part)]
 
 
 def _check_length(model: Model, rows: Sequence[Sequence[int]]) -> None:
@@ -125,6 +184,17 @@ def _outputs(structure, params, ids_BT, types_BT, lengths_B, start) -> jax.Array
         shifted = jnp.concatenate([jnp.full_like(ids_BT[:, :1], start), ids_BT[:, :-1]], axis=1)
         inputs = Inputs(shifted, row_BT, segments, encoder=inputs)
     return bind(structure, params).text_outputs(inputs)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _fill(structure, vocabulary, count, params, ids_BT, types_BT, lengths_B, places_BM):
+    """The `count` largest probabilities [B, M, count] at each place, and their tokens."""
+    model, row_BT = bind(structure, params), _rows(ids_BT)
+    segments = (row_BT < lengths_B[:, None]).astype(jnp.int32)
+    hidden = model.hidden(Inputs(ids_BT, row_BT, segments, types=types_BT))
+    hidden = jnp.take_along_axis(hidden, places_BM[..., None], axis=1)
+    logits = model.logits(hidden)[..., :vocabulary]
+    return jax.lax.top_k(jax.nn.softmax(logits, axis=-1), count)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import operator
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
@@ -141,6 +144,14 @@ class ModelConfig:
             raise UserError(
                 f"model.head.labels={self.head.labels}: say how many classes there are."
             )
+        start = self.decoder_start_id
+        if start < -1 or start >= self.vocab_size > 0:
+            raise UserError(
+                f"model.decoder_start_id={start} is no token of the model, whose vocabulary has "
+                f"{self.vocab_size or 'the ids of the tokenizer'}: name an id from 0 to "
+                f"{self.vocab_size - 1 if self.vocab_size else 'its last'}, or -1 for the padding "
+                "token."
+            )
         if self.head.kind == "reward" and self.head.labels > 1:
             raise UserError(
                 f"model.head.labels={self.head.labels} with model.head.kind='reward', which is one "
@@ -185,6 +196,73 @@ LANGUAGE_HEADS = ("lm", "masked_lm")
 HEADS = (
     *LANGUAGE_HEADS, "sequence_classification", "token_classification", "reward", "embedding"
 )
+TEXT_HEADS = HEADS[2:]
+SCORES = TEXT_HEADS[:3]  # heads that end with a projection to classes or one number
+_SCALED = ("scaling_factor", "low_frequency_factor", "high_frequency_factor",
+           "original_max_length", "attention_factor", "beta_fast", "beta_slow", "short_factors",
+           "long_factors")
+# Fields that only some values of another field read: (fields, that field, its values).
+READERS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
+    (("positions.theta", "positions.local_theta", "positions.rotary_fraction", "positions.scaling",
+      *(f"positions.{name}" for name in _SCALED)), "positions.kind", ("rope",)),
+    (("positions.scaling_factor",), "positions.scaling", ("linear", "llama3", "yarn")),
+    (("positions.low_frequency_factor", "positions.high_frequency_factor"), "positions.scaling",
+     ("llama3",)),
+    (("positions.original_max_length",), "positions.scaling", ("llama3", "yarn", "longrope")),
+    (("positions.attention_factor",), "positions.scaling", ("yarn", "longrope")),
+    (("positions.beta_fast", "positions.beta_slow"), "positions.scaling", ("yarn",)),
+    (("positions.short_factors", "positions.long_factors"), "positions.scaling", ("longrope",)),
+    (("positions.offset",), "positions.kind", ("learned",)),
+    (("positions.buckets", "positions.max_distance"), "positions.kind", ("relative",)),
+    (("head.labels", "head.classifier_bias", "head.dropout"), "head.kind", SCORES),
+    (("head.pooling", "head.dense"), "head.kind", TEXT_HEADS),
+    (("head.bias", "head.scaled", "tied", "logit_softcap"), "head.kind", LANGUAGE_HEADS),
+    (("head.activation",), "head.kind", ("masked_lm",)),
+    (("bidirectional_prefix",), "architecture", ("decoder",)),
+    (("decoder_start_id",), "architecture", ("encoder_decoder",)),
+    (("norm.unit_offset",), "norm.learned", (True,)),
+)
+
+
+def _check_read(section: Mapping[str, Any], model: ModelConfig) -> None:
+    """Refuses what a section sets and the model with its mechanisms does not read.
+
+    Only the section's own settings are looked at: a preset may hold more than is read.
+    """
+    usual = ModelConfig()
+
+    def odd(where: str) -> bool:
+        value: Any = section
+        for name in where.split("."):
+            value = value.get(name) if value is not None else None
+        return value is not None and _at(model, where) != _at(usual, where)
+
+    for fields, choice, values in READERS:
+        if _at(model, choice) in values:
+            continue
+        for name in filter(odd, fields):
+            raise UserError(
+                f"model.{name}={_at(model, name)!r} has no effect with model.{choice}="
+                f"{_at(model, choice)!r}. Remove it, or set model.{choice} to "
+                f"{' or '.join(map(repr, values))}."
+            )
+    attention = model.attention
+    if odd("attention.window") and "local" not in attention.pattern:
+        raise UserError(
+            f"model.attention.window={attention.window} has no effect with "
+            f"model.attention.pattern={attention.pattern}: it is that of local layers. Remove it, "
+            "or name 'local' layers in the pattern."
+        )
+    if odd("attention.pattern") and not (attention.window or model.positions.local_theta):
+        raise UserError(
+            f"model.attention.pattern={attention.pattern} has no effect: without "
+            "model.attention.window or model.positions.local_theta all layers are alike. Set one "
+            "of these, or remove it."
+        )
+
+
+def _at(config: ModelConfig, where: str) -> Any:
+    return operator.attrgetter(where)(config)
 
 
 def model_section() -> ConfigDict:
@@ -198,12 +276,14 @@ def resolve_model(section: ConfigDict, base: ModelConfig | None = None) -> Model
     """The preset (or `base`, the model that a run starts from) with the section's changes.
 
     Raises:
-      UserError: an unknown preset or field.
+      UserError: an unknown preset or field, or a field that the model does not read.
     """
     changes = {name: section[name] for name in section if name != "preset"}
     if section.get("preset") is not None:
         base = preset(section.preset)
-    return apply_overlay(base or ModelConfig(), changes, "model").completed()
+    model = apply_overlay(base or ModelConfig(), changes, "model").completed()
+    _check_read(changes, model)
+    return model
 
 
 def preset(name: str) -> ModelConfig:

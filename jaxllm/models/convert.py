@@ -33,6 +33,7 @@ from jaxllm.models.hf import parity
 from jaxllm.models.hf.exporter import (
     GENERATION,
     Blocks,
+    check_writable,
     export_params,
     write_config,
     write_record,
@@ -74,11 +75,15 @@ def convert(
     wanted = jnp.dtype(dtype) if dtype else None
     tokenizer = saved.load_tokenizer() if has_tokenizer(saved.tokenizer) else None
     if tokenizer is None:
-        display.warn(f"{model} has no tokenizer: generation and evaluation will want one.")
+        display.warn(
+            f"{model} has no tokenizer: generation, evaluation and training from it will want one. "
+            f"Copy its files (tokenizer.json, tokenizer_config.json) into {saved.tokenizer} and "
+            "convert again."
+        )
     with _beside(target) as place:
         if isinstance(saved, SavedFolder):
             with display.phase(f"importing {model}"):
-                _to_run(saved, RunDirectory(place), wanted, tokenizer)
+                _to_run(saved, RunDirectory(place), wanted, tokenizer, display)
             return None
         with display.phase(f"exporting {model}"):
             saved = _to_folder(saved, place, wanted, shard_bytes, tokenizer, display)
@@ -89,11 +94,15 @@ def convert(
 
 
 def _to_run(
-    saved: SavedFolder, run: RunDirectory, dtype: np.dtype | None, tokenizer: Tokenizer | None
+    saved: SavedFolder, run: RunDirectory, dtype: np.dtype | None, tokenizer: Tokenizer | None,
+    display: Display,
 ) -> None:
     config = saved.config
     specs = _specs(config)
+    carried = _carried(saved.folder)
     source = Source(saved.folder, config, specs)
+    if source.left_out:
+        display.message(source.left_out)
     names = flatten(specs)
     dtypes = {name: dtype or source.dtype(name) for name in names}
     needed = sum(np.prod(spec.shape) * dtypes[name].itemsize for name, spec in names.items())
@@ -106,10 +115,8 @@ def _to_run(
     with ThreadPoolExecutor(THREADS) as pool:
         leaves = {name: source.streamed(name, dtypes[name], pool) for name in names}
         save_streamed(run.checkpoints, 0, {"params": nested(leaves)}, meta)
-    for name in (CONFIG, GENERATION):
-        if (saved.folder / name).exists():
-            carried = make_directory(run.root / CARRIED) / name
-            atomic_write_bytes(carried, (saved.folder / name).read_bytes())
+    for name, content in carried.items():
+        atomic_write_bytes(make_directory(run.root / CARRIED) / name, content)
     if tokenizer:
         tokenizer.save(run.tokenizer)
     description = {
@@ -122,12 +129,37 @@ def _to_run(
     atomic_write_text(run.config, text)
 
 
+def _carried(folder: epath.Path) -> dict[str, bytes]:
+    """The files of a Hugging Face folder that a run keeps as they are.
+
+    Raises:
+      UserError: one is damaged: generation, and an export, would fail on it later.
+    """
+    found = {n: (folder / n).read_bytes() for n in (CONFIG, GENERATION) if (folder / n).exists()}
+    for name, content in found.items():
+        try:
+            whole = isinstance(json.loads(content), dict)
+        except ValueError:
+            whole = False
+        if not whole:
+            raise UserError(
+                f"{folder / name} is damaged: it is no JSON object. Download it again"
+                + (", or remove it: it only holds defaults." if name == GENERATION else ".")
+            )
+    return found
+
+
 def _to_folder(
     saved: SavedRun, place: epath.Path, dtype: np.dtype | None, shard_bytes: int,
     tokenizer: Tokenizer | None, display: Display,
 ) -> SavedRun:
     """Writes the folder; gives the step that it is of, which is an earlier one if one is damaged.
     """
+    carried = {
+        name: (saved.run.root / CARRIED / name).read_bytes() for name in (CONFIG, GENERATION)
+        if (saved.run.root / CARRIED / name).exists()
+    }
+    check_writable(saved.config, carried)
     checkpoints = Checkpoints(saved.run.checkpoints)
     steps = saved.steps(checkpoints)
     for step in reversed(steps):
@@ -143,10 +175,6 @@ def _to_folder(
             continue
         break
     checkpoints.close()
-    carried = {
-        name: (saved.run.root / CARRIED / name).read_bytes() for name in (CONFIG, GENERATION)
-        if (saved.run.root / CARRIED / name).exists()
-    }
     write_config(place, saved.config, kind, carried, tokenizer)
     if tokenizer:
         write_tokenizer(place, tokenizer)

@@ -176,7 +176,7 @@ class SavedFolder(SavedModel):
         config = self.config
         structure, specs = abstract(partial(Transformer, config=config, compute=compute))
         check_divisible(specs, compute.sharding)
-        params = import_params(self.folder, config, specs, compute)
+        params = import_params(self.folder, config, specs, compute, warn)
         return Model(config, compute, structure, params, 0)
 
 
@@ -206,6 +206,11 @@ def find_model(name: str) -> SavedRun | SavedFolder:
         raise UserError(
             f"model={name!r}: {location} has tensors but no config.json, which says what they are: "
             "download it too."
+        )
+    if run.is_foreign():
+        raise UserError(
+            f"model={name!r}: {run.config} has no model_type, which says what the model of a "
+            "Hugging Face folder is (nor a section `config`, as a run's has). Download it again."
         )
     saved.run.read_config()
     return saved

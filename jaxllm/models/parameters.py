@@ -1,4 +1,4 @@
-"""What follows from a model's parameter specs: count, shardings, and whether a mesh divides it."""
+"""What follows from a model's parameters: count, shardings, whether a mesh divides them, …"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxllm.core.errors import UserError
 from jaxllm.core.mesh import Sharding
@@ -25,6 +26,20 @@ def param_count(specs: Params) -> int:
 def param_shardings(specs: Params, sharding: Sharding) -> Params:
     """The NamedSharding of each parameter."""
     return jax.tree.map(lambda spec: sharding.named(spec.axes), specs, is_leaf=is_spec)
+
+
+def first_not_finite(params: Params) -> str | None:
+    """The dotted path of the first parameter with a value that is NaN or infinite."""
+    finite = jax.device_get(_all_finite(params))
+    for path, ok in jax.tree_util.tree_leaves_with_path(finite):
+        if not ok:
+            return ".".join(key.key for key in path)
+    return None
+
+
+@jax.jit
+def _all_finite(params: Params) -> Params:
+    return jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), params)
 
 
 def check_divisible(specs: Params, sharding: Sharding) -> None:

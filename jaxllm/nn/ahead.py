@@ -60,6 +60,18 @@ def _forward(steps, gather, scatter, params, x, own, shared):
     params, x, own, shared = jax.tree.map(
         lambda leaf: leaf.value, (params, x, own, shared), is_leaf=_is_primal
     )
+    x, weights, tapes = forward(steps, gather, params, x, own, shared, flags)
+    return x, (params, weights, own, shared, _Flags(tuple(flags)), tapes)
+
+
+def forward(
+    steps: Sequence[Step], gather: Callable[[Tree], Tree], params: Tree, x: jax.Array, own: Tree,
+    shared: Tree, flags: Sequence[bool],
+) -> tuple[jax.Array, Tree, Tree]:
+    """As `scan_ahead`, with the last layer's gathered weights and what `backward` needs besides.
+
+    `flags` says which arrays of `shared` are differentiated.
+    """
     size, repetitions = len(steps), _repetitions(params, len(steps))
 
     def repetition(carry, scanned):
@@ -77,14 +89,30 @@ def _forward(steps, gather, scatter, params, x, own, shared):
     start = (x, _layer(gather, params, 0))
     scanned = (jnp.arange(repetitions), _grouped(own, size))
     (x, weights), tapes = jax.lax.scan(repetition, start, scanned)
-    return x, (params, weights, own, shared, _Flags(tuple(flags)), tapes)
+    return x, weights, tapes
 
 
 def _backward(steps, gather, scatter, residuals, dx):
     params, weights, own, shared, flags, tapes = residuals
-    size, repetitions = len(steps), _repetitions(params, len(steps))
     if isinstance(dx, SymbolicZero):
         dx = jnp.zeros(dx.shape, dx.dtype)
+    gradients, dx, dlearned = backward(
+        steps, gather, scatter, params, weights, own, shared, flags.values, tapes, dx
+    )
+    found = iter(dlearned)
+    dshared = jax.tree.unflatten(
+        jax.tree.structure(shared), [next(found) if flag else None for flag in flags.values]
+    )
+    return gradients, dx, None, dshared
+
+
+def backward(
+    steps: Sequence[Step], gather: Callable[[Tree], Tree], scatter: Callable[[Tree], Tree],
+    params: Tree, weights: Tree, own: Tree, shared: Tree, flags: Sequence[bool], tapes: Tree,
+    dx: jax.Array,
+) -> tuple[Tree, jax.Array, list[jax.Array]]:
+    """The gradients of `params`, of `x` and of the flagged arrays of `shared`."""
+    size, repetitions = len(steps), _repetitions(params, len(steps))
 
     def repetition(carry, scanned):
         dx, weights, dshared = carry
@@ -100,19 +128,20 @@ def _backward(steps, gather, scatter, residuals, dx):
             weights = before
         return (dx, weights, dshared), jax.tree.map(lambda *g: jnp.stack(g), *gradients)
 
-    leaves = zip(jax.tree.leaves(shared), flags.values, strict=True)
-    learned = [leaf for leaf, flag in leaves if flag]
+    learned = flagged(shared, flags)
     start = (dx, weights, jax.tree.map(jnp.zeros_like, learned))
     scanned = (jnp.arange(repetitions), _grouped(own, size), tapes)
     (dx, _, dlearned), gradients = jax.lax.scan(repetition, start, scanned, reverse=True)
     gradients = jax.tree.map(
         lambda g, p: g.reshape(p.shape).astype(p.dtype), gradients, params
     )
-    found = iter(dlearned)
-    dshared = jax.tree.unflatten(
-        jax.tree.structure(shared), [next(found) if flag else None for flag in flags.values]
-    )
-    return gradients, dx, None, dshared
+    return gradients, dx, dlearned
+
+
+def flagged(shared: Tree, flags: Sequence[bool]) -> list[jax.Array]:
+    """The arrays of `shared` that are differentiated."""
+    leaves = jax.tree.leaves(shared)
+    return [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
 
 
 scan_ahead.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -170,7 +199,7 @@ class _Flags:
 def _taped(step: Step, known: Tree, flags: Sequence[bool]) -> tuple[jax.Array, _Tape]:
     weights, x, own, shared = known
     leaves, structure = jax.tree.flatten(shared)
-    learned = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
+    learned = flagged(shared, flags)
 
     def run(weights, x, learned):
         found = iter(learned)

@@ -84,7 +84,7 @@ class Compute:
 
 def make_compute(
     sharding: Sharding | None = None, *, dtype: str = "auto", param_dtype: str = "float32",
-    remat: str = "none", attention: str = "auto", unroll: int = 1,
+    remat: str = "none", attention: str = "auto", unroll: int = 1, mlp_chunk: int = 0,
 ) -> Compute:
     """The Compute of these names; `dtype="auto"` is bfloat16 on accelerators, float32 on a CPU.
 
@@ -104,7 +104,7 @@ def make_compute(
         dtype = "float32" if on_cpu else "bfloat16"
     return Compute(
         sharding, as_dtype(dtype), as_dtype("float32" if param_dtype == "auto" else param_dtype),
-        remat, attention, unroll,
+        remat, attention, unroll, mlp_chunk,
     )
 
 

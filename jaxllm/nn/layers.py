@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,25 +37,28 @@ class Linear(Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...].astype(self.compute.dtype)
-        y = project(self.inputs, self._spread(x), x, kernel)
+        spread = _spread(self.compute.sharding, self.axes, x.shape[: x.ndim - self.inputs])
+        y = project(self.inputs, spread, x, kernel)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
-    def _spread(self, x: jax.Array) -> Spread | None:
-        """How FSDP cuts the kernel's gradient; None where it does not, or not evenly."""
-        sharding = self.compute.sharding
-        tokens = ("batch", "sequence")
-        if sharding.parts("embed") == 1 or x.ndim - self.inputs != len(tokens):
-            return None
-        uneven = any(n % sharding.parts(a) for n, a in zip(x.shape, tokens, strict=False))
-        return None if uneven else Spread(sharding, self.axes)
-
-
 class Spread(NamedTuple):
-    """Over which devices a product's tokens and its kernel's gradient are cut."""
+    """Over which devices tokens are cut, and a parameter with its gradient."""
 
     sharding: Sharding
-    axes: tuple[str, ...]  # of the kernel
+    axes: tuple[str, ...]  # of the parameter
+
+
+TOKENS = ("batch", "sequence")
+LOOKUP_BYTES = 2**28  # of the float32 gradient of a table, before the devices' are added up
+
+
+def _spread(sharding: Sharding, axes: tuple[str, ...], leading: tuple[int, ...]) -> Spread | None:
+    """How FSDP cuts a parameter's gradient from tokens of this shape; None: not, or not evenly."""
+    if sharding.parts("embed") == 1 or len(leading) != len(TOKENS):
+        return None
+    uneven = any(n % sharding.parts(axis) for n, axis in zip(leading, TOKENS, strict=True))
+    return None if uneven else Spread(sharding, axes)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -84,8 +87,7 @@ def _project_backward(inputs, spread, residuals, g):
     if spread is None:
         return x_gradient, over_tokens(x, g)
     sharding, axes = spread
-    tokens = ("batch", "sequence")
-    x_axes, g_axes = ((*tokens, *(None,) * (y.ndim - 2)) for y in (x, g))
+    x_axes, g_axes = ((*TOKENS, *(None,) * (y.ndim - 2)) for y in (x, g))
     return x_gradient, sharding.summed(over_tokens, (x, x_axes), (g, g_axes), axes=axes)
 
 
@@ -106,9 +108,11 @@ class Embedding(Module):
         self.table = parameter(
             key, (rows, width), (axis, "embed"), normal(stddev), compute.param_dtype
         )
-        self.compute = compute
+        self.compute, self.axes = compute, (axis, "embed")
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
+        if (spread := _spread(self.compute.sharding, self.axes, ids_BT.shape)) is not None:
+            return _lookup(spread, self.compute.dtype, self.table[...], ids_BT)
         # Look up, then cast: the gradient is then added up in the parameters' dtype.
         x_BTD = jnp.take(self.table[...], ids_BT, axis=0, mode="clip")
         return x_BTD.astype(self.compute.dtype)
@@ -116,6 +120,50 @@ class Embedding(Module):
     def as_head(self) -> jax.Array:
         """The table as an output projection, [D, V]."""
         return self.table[...].T
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _lookup(spread: Spread, dtype: Any, table_VD: jax.Array, ids_BT: jax.Array) -> jax.Array:
+    """Rows of a table that FSDP cuts by columns: gathered in the dtype of compute, then looked up.
+
+    The partitioner would look up each device's few columns of every device's tokens and exchange
+    them: on a large slice narrower than a TPU's lanes, so that they take many times their size.
+    """
+    sharding, axes = spread
+    whole = sharding.constrain(table_VD.astype(dtype), *sharding.gathered(axes))
+    return jnp.take(whole, ids_BT, axis=0, mode="clip")
+
+
+def _lookup_forward(spread, dtype, table_VD, ids_BT):
+    like_0V = jnp.empty((0, table_VD.shape[0]), table_VD.dtype)
+    return _lookup(spread, dtype, table_VD, ids_BT), (ids_BT, like_0V)
+
+
+def _lookup_backward(spread, dtype, residuals, g_BTD):
+    ids_BT, like_0V = residuals
+    V, D = like_0V.shape[1], g_BTD.shape[-1]
+
+    sharding = spread.sharding
+    blocks = 1 if sharding.parts(spread.axes[0]) > 1 else -(-V * D * 4 // LOOKUP_BYTES)
+    rows = -(-V // blocks)
+
+    def block(_, first):
+        def added(ids, g):
+            mine = (ids >= first) & (ids < first + rows)
+            zeros = jnp.zeros((rows, D), jnp.float32)  # a token may occur thousands of times
+            return zeros.at[jnp.where(mine, ids - first, rows)].add(
+                g.astype(jnp.float32), mode="drop"
+            )
+
+        return None, sharding.summed(
+            added, (ids_BT, TOKENS), (g_BTD, (*TOKENS, None)), axes=spread.axes
+        ).astype(like_0V.dtype)
+
+    parts = jax.lax.scan(block, None, jnp.arange(blocks, dtype=ids_BT.dtype) * rows)[1]
+    return parts.reshape(blocks * rows, D)[:V], None
+
+
+_lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

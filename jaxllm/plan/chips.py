@@ -73,7 +73,7 @@ ALIASES = {
 }
 
 
-def find_chip(name: str, field: str = "--slice") -> Chip:
+def find_chip(name: str, field: str = "--topology") -> Chip:
     """The chip of this name or of another name for it.
 
     Raises:

@@ -118,7 +118,7 @@ class Plan:
 
 def make_plan(
     config: Config, where: str = "", *, tokens: float = 0.0, budget: Budget | None = None,
-    prices: str = "", terms: str = "on_demand", preset_name: str = "", field: str = "--slice",
+    prices: str = "", terms: str = "on_demand", preset_name: str = "", field: str = "--topology",
 ) -> Plan:
     """The plan of a resolved configuration, on the slice of this name or on none.
 
@@ -137,7 +137,7 @@ def make_plan(
         raise UserError(f"--tokens={tokens:g} must be above 0.")
     if terms not in TERMS:
         raise UserError(f"--terms={terms!r} is unknown. Choose one of: {', '.join(TERMS)}.")
-    model, notes = _with_vocabulary(config, preset_name)
+    model, notes = with_known_vocabulary(config, preset_name)
     config = dataclasses.replace(config, model=model)
     work = make_workload(config)
     machine = None
@@ -210,7 +210,8 @@ def _budget(budget: Budget, machine: Machine | None, terms: str) -> float:
     if machine is None:
         if not budget.flops:
             raise UserError(
-                "A budget in chip-days or money needs the chips that it is spent on: add --slice."
+                "A budget in chip-days or money needs the chips that it is spent on: add "
+                "--topology."
             )
         return scaling.budget_flops(flops=budget.flops)
     chip = machine.chosen.where.chip
@@ -221,7 +222,7 @@ def _budget(budget: Budget, machine: Machine | None, terms: str) -> float:
     )
 
 
-def _with_vocabulary(config: Config, preset_name: str) -> tuple[ModelConfig, list[str]]:
+def with_known_vocabulary(config: Config, preset_name: str) -> tuple[ModelConfig, list[str]]:
     """The model with its vocabulary's size, and how it was found where the recipe leaves it open.
     """
     model = config.model

@@ -58,7 +58,7 @@ class Slice:
         return f"{self.chip.name}:{'x'.join(map(str, self.grid))}"
 
 
-def parse_slice(name: str, field: str = "--slice") -> Slice:
+def parse_slice(name: str, field: str = "--topology") -> Slice:
     """The slice of a name; see the top of this file.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -12,6 +13,7 @@ from jaxllm.core.errors import UserError
 from jaxllm.data.config import DataConfig
 from jaxllm.data.objectives import check_architecture
 from jaxllm.models.config import LANGUAGE_HEADS, ModelConfig, model_section, resolve_model
+from jaxllm.models.hf.family import family
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,14 @@ class TrainConfig:
     steps: int = 1000
     grad_accumulation: int = 1  # microbatches per step
     init_from: str = ""  # model whose parameters to start from, as --model names it
-    remat: str = "none"  # none | full | attention | projections | dots
+    remat: str = "none"  # none | full | attention | kv | projections | mlp | dots
     attention: str = "auto"  # auto | xla | cudnn | splash
     dtype: str = "auto"  # of compute; auto: bfloat16 on accelerators, float32 on a CPU
     param_dtype: str = "float32"
     unroll: int = 1  # layers per iteration of the layer loop
+    xla_preset: bool = True  # the options of XLA that suit the chip
+    xla_options: tuple[str, ...] = ()  # further ones, "name=value"
+    mlp_chunk: int = 0  # tokens per device whose hidden units a backward pass holds; 0: by the chip
     loss_chunk: int = 0  # tokens per row whose logits exist at once; 0: by the device
     z_loss: float = 0.0  # weight of log²(Z), PaLM's auxiliary loss
     label_smoothing: float = 0.0
@@ -114,10 +119,26 @@ def pretrain(
     config.train.steps = steps
 
 
+def on_slice(config: ConfigDict, variant: str, slices: dict[str, dict[str, Any]]) -> None:
+    """What recipes for rented slices share: variant NAME sets the dotted fields of `slices[NAME]`.
+
+    The first slice is that of the recipe without a variant; weights are kept and gathered fully
+    sharded, the data lie in data/text.
+    """
+    config.data.mixture = {"text": {"path": "data/text", "weight": 1.0}}
+    config.mesh.fsdp = -1
+    config.checkpoint.update(every=500, keep=3, keep_best=0)
+    config.train.eval_every = 1000
+    config.eval.batches = 16
+    chosen = slices.get(variant) or next(iter(slices.values()))
+    config.update_from_flattened_dict(chosen)
+
+
 def shrink(config: ConfigDict, preset: str) -> None:
     """Makes a recipe one of seconds on a CPU, on the bundled text: what variant `debug` is.
 
-    The data: jaxllm prepare --config=configs/data/shakespeare.py:special --workdir=data/shakespeare
+    The data (manifest.COMMANDS names it to who lacks it):
+      jaxllm prepare --config=configs/data/shakespeare.py:special --workdir=data/shakespeare
     """
     config.model = model_section()
     config.model.preset = preset
@@ -143,9 +164,16 @@ def resolve_config(values: ConfigDict, base_model: ModelConfig | None = None) ->
     config = resolve(Config, sections)
     model = resolve_model(values.model, base_model)
     used = {name: s for name, s in config.data.mixture.items() if s.weight != 0}
+    if config.data.mixture and not used:
+        raise UserError(
+            f"data.mixture: every source ({', '.join(config.data.mixture)}) has weight 0, which "
+            "leaves it out. Give one of them a positive weight."
+        )
     data = dataclasses.replace(config.data, mixture=used)
     config = dataclasses.replace(config, model=model, data=data)
     _check(config)
+    if base_model:
+        _check_base(config, base_model)
     if base_model or not config.train.init_from:  # else the model is not known yet
         _check_model(config)
     return config
@@ -174,6 +202,7 @@ def _check(config: Config) -> None:
             raise UserError(f"{name}={value} must be at least 1.")
     not_negative = {
         "train.eval_every": train.eval_every, "train.loss_chunk": train.loss_chunk,
+        "train.mlp_chunk": train.mlp_chunk,
         "eval.batches": config.eval.batches, "eval.batch_size": config.eval.batch_size,
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep_best": config.checkpoint.keep_best,
@@ -182,6 +211,20 @@ def _check(config: Config) -> None:
         if value < 0:
             raise UserError(f"{name}={value} must not be negative.")
     check_ranges(config, "", RANGES)
+
+
+def _check_base(config: Config, base: ModelConfig) -> None:
+    """Refuses a model without a head that predicts tokens: there are no weights to go on from."""
+    if base.head.kind in LANGUAGE_HEADS:
+        return
+    classes = family(base.family).architectures
+    able = [name for name, head in classes.items() if head.kind in LANGUAGE_HEADS]
+    raise UserError(
+        f"train.init_from={config.train.init_from!r} holds a model with model.head.kind="
+        f"{base.head.kind!r} and no head that predicts tokens, so there are no such weights to go "
+        "on from. Name a run of `jaxllm train`, or a folder of "
+        f"{' or '.join(able) or 'a language model'}."
+    )
 
 
 def _check_model(config: Config) -> None:
@@ -194,6 +237,12 @@ def _check_model(config: Config) -> None:
         raise UserError(
             f"data.objective={objective!r} and model.bidirectional_prefix={not wanted} do not go "
             f"together: set model.bidirectional_prefix={wanted}, which generation reads too."
+        )
+    if model.head.kind == "masked_lm" and objective != "masked":
+        raise UserError(
+            f"model.head.kind='masked_lm' and data.objective={objective!r} do not go together: "
+            "that head fills in masked tokens. Set model.head.kind='lm', or "
+            "data.objective='masked' with an encoder."
         )
     if model.head.kind not in LANGUAGE_HEADS:
         raise UserError(

@@ -14,11 +14,11 @@ import jax
 import numpy as np
 
 import jaxllm
-from jaxllm.core import devices
+from jaxllm.core import devices, watch
 from jaxllm.core.checkpoint import Checkpoints
 from jaxllm.core.config import to_dict
 from jaxllm.core.display import Display
-from jaxllm.core.errors import Interrupted, UserError
+from jaxllm.core.errors import Interrupted, UserError, naming_memory
 from jaxllm.core.lock import Lock
 from jaxllm.core.mesh import Sharding, check_batch, make_mesh
 from jaxllm.core.paths import atomic_write_text
@@ -35,12 +35,18 @@ from jaxllm.train.config import Config
 from jaxllm.train.evaluate import validation_record
 from jaxllm.train.feed import batch_shapes, local_rows, place
 from jaxllm.train.interrupt import Interrupt
-from jaxllm.train.losses import LossOptions
 from jaxllm.train.nonfinite import explain, keep_batch
-from jaxllm.train.origin import changed_fields, check_fits, initial_params
+from jaxllm.train.origin import (
+    changed_fields,
+    check_fits,
+    initial_params,
+    warn_unexportable,
+    with_vocabulary,
+)
+from jaxllm.train.program import compile_step, loss_options
 from jaxllm.train.recorder import Clock, NonFinite, Recorder
 from jaxllm.train.state import Setup, TrainState, init_state, make_setup
-from jaxllm.train.step import jit_eval_step, jit_train_step, step_key
+from jaxllm.train.step import jit_eval_step, step_key
 
 
 class Evaluator(Protocol):
@@ -70,15 +76,23 @@ def train(
     """
     run = Run(config, difference, workdir, display, evaluators)
     try:
-        records = run.run()
+        # before closing, which waits for the other hosts
+        with watch.together(), naming_memory("The run", MEMORY):
+            records = run.run()
     except BaseException:
         with contextlib.suppress(Exception):  # the first error is the one to tell
             run.close()
+        run.directory.remove_empty()  # of a run that was refused nothing stays
         raise
     run.close()
     return records
 
 
+MEMORY = (
+    "Lower data.global_batch_size or data.sequence_length, raise train.grad_accumulation, set "
+    "train.remat='full', or use more devices."
+)
+BARRIER_SECONDS = 600.0  # hosts read their data's manifests from buckets at different speeds
 # whose lengths `TrainingData.lengths` has
 ROWS = ("the length of the targets", "the length of the encoder's rows")
 
@@ -110,10 +124,7 @@ class Run:
         self.setup = _setup(config, self.sharding, self.tokenizer)
         for evaluator in evaluators:
             evaluator.check(self.setup.model, self.tokenizer)
-        self.options = LossOptions(
-            config.train.z_loss, config.train.label_smoothing, self.setup.model.logit_softcap,
-            config.train.loss_chunk, self.data.targets_per_row,
-        )
+        self.options = loss_options(config, self.setup.model, self.data.targets_per_row)
         self.validation = {
             name: ValidationData(source.path, config.data, start_id)
             for name, source in config.data.mixture.items()
@@ -124,6 +135,7 @@ class Run:
         if jax.process_index() == 0:
             self.directory.create()
             self.lock = Lock(self.directory.root)
+        watch.barrier("the run directory", BARRIER_SECONDS)  # none writes before the lock is held
         self.checkpoints = Checkpoints(
             self.directory.checkpoints,
             keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best,
@@ -257,10 +269,7 @@ class Run:
             self.data.batch_rows(0, self.rows[:1]), self.sharding, self.batch_size
         )
         with self.clock.phase("compile"), self.display.phase("compiling"):
-            step = jit_train_step(
-                self.setup, self.options, self.config.train.grad_accumulation, self.config.seed
-            )
-            compiled = step.lower(state, shapes).compile()
+            compiled = compile_step(self.config, self.setup, self.options, state, shapes)
         self.eval_step = jit_eval_step(self.setup, self.options)
         return compiled
 
@@ -343,6 +352,7 @@ class Run:
             f"{param_count(self.setup.specs):,} parameters on {devices.describe()}"
             + (f" ({along})" if along else "")
         )
+        warn_unexportable(self.setup.model, self.display)
         for name, value in self.difference.items():
             self.display.message(f"  {name} = {value!r}")
 
@@ -362,19 +372,10 @@ def _tokenizer(config: Config, data: TrainingData) -> tokenizers.Tokenizer:
 
 
 def _setup(config: Config, sharding: Sharding, tokenizer: tokenizers.Tokenizer) -> Setup:
-    model = config.model
-    if model.vocab_size == 0:
-        model = dataclasses.replace(model, vocab_size=tokenizer.vocab_size)
-    if tokenizer.vocab_size > model.vocab_size:
-        raise UserError(
-            f"model.vocab_size={model.vocab_size} is smaller than the tokenizer's "
-            f"{tokenizer.vocab_size} tokens: ids beyond the embedding would be wrong silently. "
-            f"Set model.vocab_size to at least {tokenizer.vocab_size}, or to 0 for exactly that."
-        )
-    train = config.train
+    model, train = with_vocabulary(config, tokenizer), config.train
     compute = make_compute(
         sharding, dtype=train.dtype, param_dtype=train.param_dtype, remat=train.remat,
-        attention=train.attention, unroll=train.unroll,
+        attention=train.attention, unroll=train.unroll, mlp_chunk=train.mlp_chunk,
     )
     return make_setup(model, compute, config.optimizer, train.steps)
 

@@ -42,7 +42,8 @@ def make_optimizer(
     if not 0 <= config.warmup_steps <= steps:
         raise UserError(
             f"optimizer.warmup_steps={config.warmup_steps} must lie between 0 and "
-            f"train.steps={steps}."
+            f"train.steps={steps}. Set --config.optimizer.warmup_steps={max(steps // 10, 0)}, say, "
+            "or raise train.steps."
         )
     schedule = _with_warmup(shape(config, steps), config)
     return build(config, schedule, specs), schedule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,11 @@ from jaxllm.core.display import Display
 from jaxllm.core.errors import UserError
 from jaxllm.core.rundir import RunDirectory
 from jaxllm.data.loader import TrainingData
-from jaxllm.models.load import find_model
+from jaxllm.data.tokenizers import Tokenizer
+from jaxllm.models.config import ModelConfig
+from jaxllm.models.hf.exporter import check_writable
+from jaxllm.models.load import SavedModel, find_model
+from jaxllm.models.parameters import first_not_finite
 from jaxllm.nn.module import Params
 from jaxllm.train.config import Config
 from jaxllm.train.state import Setup
@@ -79,23 +84,67 @@ def naming_init_from(name: str) -> Iterator[None]:
         raise UserError(text) from error
 
 
-def initial_params(name: str, setup: Setup, tokenizer_hash: str, display: Display) -> Params:
-    """The parameters of the model that a run starts from.
+def warn_unexportable(model: ModelConfig, display: Display) -> None:
+    """Says before hours of training that `jaxllm convert` will refuse the result, if it will."""
+    try:
+        check_writable(model)
+    except UserError as error:
+        display.warn(f"this model cannot be exported to Hugging Face afterwards: {error}")
+
+
+def with_vocabulary(config: Config, tokenizer: Tokenizer) -> ModelConfig:
+    """The run's model, whose embedding has a row for every token.
 
     Raises:
-      UserError: there is no such model, or it has another tokenizer or other sizes.
+      UserError: it has too few.
+    """
+    model = config.model
+    if model.vocab_size == 0:
+        model = dataclasses.replace(model, vocab_size=tokenizer.vocab_size).completed()
+    if tokenizer.vocab_size > model.vocab_size:
+        if config.train.init_from:  # most likely the data has another tokenizer than that model
+            check_tokenizer(config.train.init_from, tokenizer.hash)
+        raise UserError(
+            f"model.vocab_size={model.vocab_size} is smaller than the tokenizer's "
+            f"{tokenizer.vocab_size} tokens: ids beyond the embedding would be wrong silently. "
+            f"Set model.vocab_size to at least {tokenizer.vocab_size}, or to 0 for exactly that."
+        )
+    return model
+
+
+def check_tokenizer(name: str, hash_: str) -> SavedModel:
+    """The model that a run starts from, which must have the tokenizer of this hash.
+
+    Raises:
+      UserError: there is no such model, it has no tokenizer, or another one.
     """
     with naming_init_from(name):
         saved = find_model(name)
         theirs = saved.load_tokenizer()
-    if theirs.hash != tokenizer_hash:
+    if theirs.hash != hash_:
         raise UserError(
             f"train.init_from={name!r} was trained with another tokenizer than the data: its "
             "embeddings would mean other tokens. Prepare the data with "
             f"--config.tokenizer.path={saved.tokenizer}."
         )
+    return saved
+
+
+def initial_params(name: str, setup: Setup, tokenizer_hash: str, display: Display) -> Params:
+    """The parameters of the model that a run starts from.
+
+    Raises:
+      UserError: there is no such model, it has another tokenizer or other sizes, or a parameter
+        of it is not finite.
+    """
+    saved = check_tokenizer(name, tokenizer_hash)
     with naming_init_from(name):
         model = saved.load(setup.compute, display.warn)
+    if bad := first_not_finite(model.params):
+        raise UserError(
+            f"train.init_from={name!r}: its parameter {bad} is not finite (NaN or infinite), so "
+            "nothing can be learned from there. Choose another model, or an earlier step of it."
+        )
     there, here = _shapes(model.params), _shapes(setup.shapes.params)
     changed = [
         f"{place} has shape {there.get(place)} there and {here.get(place)} here"

@@ -100,6 +100,27 @@ SPOILED = {
         lambda f: retensor(f, lambda t: t.update({NORM: np.zeros(7, np.float32)})),
         [NORM, "[7]", "[32]"],
     ),
+    "not a number": (
+        lambda f: retensor(f, lambda t: t.update({NORM: np.full(32, np.nan, np.float32)})),
+        [NORM, "not finite"],
+    ),
+    "a pointer of Git LFS": (
+        lambda f: (f / SINGLE).write_text("version https://git-lfs.github.com/spec/v1\noid x\n"),
+        [SINGLE, "git lfs pull"],
+    ),
+    "damaged generation config": (
+        lambda f: (f / "generation_config.json").write_text("{"), ["generation_config.json"],
+    ),
+    "no model type": (
+        lambda f: (f / "config.json").write_text('{"hidden_size": 32}'), ["has no model_type"],
+    ),
+    "a class that is not read": (
+        lambda f: edit(f, architectures=["LlamaForQuestionAnswering"]),
+        ["LlamaForQuestionAnswering is not read", "LlamaForCausalLM"],
+    ),
+    "a quantised config": (
+        lambda f: edit(f, quantization_config={"bits": 4}), ["quantization_config", "bfloat16"],
+    ),
     "quantised": (
         lambda f: retensor(f, lambda t: t.update({NORM: np.zeros(32, np.int8)})),
         [NORM, "int8", "quantised"],
@@ -291,6 +312,10 @@ def test_training_starts_from_a_folder_and_its_run_and_eval_measures_both(
     assert "loss (nats per token)" in capsys.readouterr().out
     assert not (original / "metrics.jsonl").exists() and (run / "metrics.jsonl").exists()
     assert typed("report", str(run)) == 0
+    refused(capsys, ["report", str(original)], ["no run directory", "Hugging Face"])
+    recipe = [f"--config={configs}/quickstart_domain.py:debug", f"--workdir={original}"]
+    refused(capsys, ["train", *recipe, f"--config.train.init_from={run}", *mixture],
+            ["would overwrite"])
     recipe = f"--config={configs}/quickstart_domain.py:debug"
     assert typed(
         "train", recipe, f"--workdir={run}", f"--config.train.init_from={run}", *mixture

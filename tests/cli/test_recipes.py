@@ -7,6 +7,7 @@ import pytest
 from jaxllm.cli.flags import parse
 from jaxllm.cli.main import main
 from jaxllm.core.errors import UserError
+from jaxllm.data.prepare.config import resolve_config as resolve_prepare
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUICKSTART = f"--config={CONFIGS}/quickstart.py"
@@ -92,3 +93,16 @@ def test_ctrl_c_speaks_of_checkpoints_where_there_are_any(monkeypatch, capsys, v
     monkeypatch.setattr(importlib.import_module(f"jaxllm.cli.{verb}"), "main", stop)
     assert main([verb]) == 3
     assert ("checkpoint" in capsys.readouterr().err) == saves
+
+
+def test_a_finished_tokenizer_replaces_what_the_recipe_says_of_training_one():
+    text = f"--config={CONFIGS}/data/text.py"
+    config = recipe(text, "--config.tokenizer.path=there", kind="prepare")
+    assert config.tokenizer.path == "there" and config.tokenizer.vocab_size == 32_000
+    assert recipe(text, "--config.tokenizer.path=", kind="prepare").tokenizer.vocab_size == 16_384
+    config = recipe(
+        text, "--config.tokenizer.path=there", "--config.tokenizer.vocab_size=9",
+        "--config.input.paths=('x',)", kind="prepare",
+    )
+    with pytest.raises(UserError, match=r"vocab_size=9 has no effect: .*leave tokenizer.path out"):
+        resolve_prepare(config)

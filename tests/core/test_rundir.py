@@ -144,6 +144,25 @@ def test_the_newest_record_of_a_measurement_counts(run):
     assert read_metrics(run.metrics) == again
 
 
+def test_a_folder_of_another_program_is_no_run(run):
+    run.config.write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match=r"no run directory: .* that of a Hugging Face folder"):
+        run.read_config()
+    with pytest.raises(UserError, match=r"would overwrite.*train\.init_from"):
+        run.create()
+
+
+def test_only_what_is_empty_is_taken_away(tmp_path):
+    run = RunDirectory(str(tmp_path / "run"))
+    run.checkpoints.mkdir(parents=True)
+    run.config.write_text("{}")
+    run.remove_empty()
+    assert run.config.exists() and not run.checkpoints.exists()
+    run.config.unlink()
+    run.remove_empty()
+    assert not run.root.exists()
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": []}', '{"config": {"data": 1}}'])
 def test_a_damaged_config_is_named(run, content):
     run.config.write_text(content)

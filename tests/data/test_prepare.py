@@ -193,6 +193,8 @@ def test_an_unfinished_folder_is_not_prepared_and_is_finished(corpus, tmp_path):
     (out / "manifest.json").unlink()
     (out / "train-00007-of-00008.array_record").write_text("left over")
     (out / "mine.array_record").write_text("not ours")
+    with pytest.raises(UserError, match=r"jaxllm prepare --config=\S+:special --workdir=data/sha"):
+        read_manifest("data/shakespeare")
     with pytest.raises(UserError, match=r"holds no prepared data"):
         read_manifest(out)
     run_prepare(out, [corpus], **LINES, **BYTES)

@@ -122,6 +122,24 @@ def test_a_comparison_names_the_difference():
     assert rows == [["plays", 2.0, 2.5, "+0.5000"], ["bank", 4.0, 3.0, "-1.0000"]]
 
 
+def test_losses_of_different_tasks_have_no_difference():
+    results = [
+        ("runs/a", {"split": "eval/x", "loss": 2.0, "objective": "causal"}),
+        ("runs/b", {"split": "eval/x", "loss": 3.0, "objective": "masked"}),
+    ]
+    assert comparison(results) == (["data", "a", "b"], [["x", 2.0, 3.0]])
+
+
+def test_a_model_without_a_language_head_is_refused(trained, data, tmp_path):
+    run = RunDirectory(str(tmp_path / "run"))
+    shutil.copytree(trained, run.root)
+    content = run.read_config()
+    content["config"]["model"]["head"].update(kind="sequence_classification", labels=2)
+    run.config.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"sequence_classification'.* predicts no tokens"):
+        evaluate_perplexity([str(run.root)], [str(data)], make_display(), batch_size=8)
+
+
 def test_mistakes_are_named(trained, data, tmp_path):
     other = prepare_text(tmp_path, TEXT, kind="char")
     with pytest.raises(UserError, match="prepared with another tokenizer"):

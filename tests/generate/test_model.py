@@ -118,7 +118,38 @@ def test_a_classifier_of_two_towers_reads_the_text_in_both(compute, build):
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_masks_are_filled_as_the_plain_forward_pass_says(tiny, compute, build):
+    loaded = with_head(tiny, compute, build, "bert")
+    t, texts = loaded.tokenizer, ["a<mask>c<mask>", "<mask>", "a longer text <mask>"]
+    found = loaded.fill_mask(texts, top=3)
+    assert [len(masks) for masks in found] == [2, 1, 1]
+    ids = np.array([[t.cls_id, 97, t.mask_id, 99, t.mask_id, t.sep_id]])
+    model = loaded.model.bind(loaded.model.params)
+    shares = jax.nn.softmax(model.logits(model.hidden(Inputs(ids, np.arange(6)[None]))))[0]
+    for filled, place in zip(found[0], (2, 4), strict=True):
+        best = np.argsort(-shares[place])[:3]
+        assert [one.id for one in filled] == best.tolist()
+        np.testing.assert_allclose([one.probability for one in filled], shares[place][best], 1e-4)
+        assert filled[0].text == t.token_text(filled[0].id)
+    with pytest.raises(UserError, match="'abc' has no mask: write <mask>"):
+        loaded.fill_mask("abc")
+
+
+def test_no_texts_have_no_embeddings(tiny, compute, build):
+    loaded = with_head(
+        tiny, compute, build, architecture="encoder", tied=False, head=HeadConfig("embedding")
+    )
+    assert loaded.embed([]).shape == (0, 32)
+
+
+def test_no_new_tokens_are_not_the_default(loaded):
+    with pytest.raises(UserError, match="max_new_tokens=0 must be at least 1"):
+        loaded.generate("a", max_new_tokens=0)
+
+
 def test_verbs_that_the_head_cannot_do(loaded):
+    with pytest.raises(UserError, match="not fill_mask"):
+        loaded.fill_mask("a<mask>")
     with pytest.raises(UserError, match="it can generate, not classify"):
         loaded.classify("a")
     with pytest.raises(UserError, match="head of 'embedding'"):

@@ -104,6 +104,11 @@ def test_a_pretraining_folder_is_a_masked_lm(tmp_path, compute):
         architectures=["BertForPreTraining"],
     )
     assert read(path, compute)[0] == config
+    _, specs = names_and_specs(config, compute)
+    told = []
+    import_params(path, config, specs, compute, told.append)
+    assert len(told) == 1 and "cls.seq_relationship.weight" in told[0]
+    assert "bert.pooler.dense.weight" in told[0] and "decoder" not in told[0]
 
 
 def test_names_without_the_towers_prefix(tmp_path, compute):
@@ -130,9 +135,9 @@ def test_an_embedding_with_the_towers_prefix_and_without(tmp_path, compute):
 def test_an_embedding_without_a_pooler(tmp_path, compute):
     config = small("bert", kind="embedding", pooling="mean", dense=False)
     path = folder(tmp_path / "x", config, tensors_of(config, compute))
-    with pytest.raises(UserError, match=r"no tensor 'pooler.*set model\.head\.dense=False"):
-        read(path, compute)
-    assert "dense" not in read(path, compute, config)[1].get("head", {})
+    again, params = read(path, compute)  # add_pooling_layer=False: config.json does not say it
+    assert (again.head.dense, again.head.pooling) == (False, "first")
+    assert "head" not in params
 
 
 def test_a_classifier_needs_its_pooler(tmp_path, compute):

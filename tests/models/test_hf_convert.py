@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from jaxllm.core.checkpoint import Checkpoints
 from jaxllm.core.config import to_dict
 from jaxllm.core.display import make_display
+from jaxllm.core.errors import UserError
 from jaxllm.core.rundir import RunDirectory
 from jaxllm.data.config import DataConfig
 from jaxllm.data.tokenizers.byte import ByteTokenizer
@@ -22,6 +23,7 @@ from jaxllm.models.config import presets
 from jaxllm.models.convert import convert
 from jaxllm.models.hf.family import family
 from jaxllm.models.load import find_model
+from jaxllm.nn.config import HeadConfig
 from tests.parity.cases import cases
 
 ROWS = 262  # of the embedding; the byte tokenizer has 259 ids
@@ -46,15 +48,16 @@ def configs():
             )
 
 
-def write_run(root, config, build, compute, seed=0, tokenizer=True):
+def write_run(root, config, build, compute, seed=0, tokenizer=True, drawn=True):
     run = RunDirectory(root)
     run.create()
     data = to_dict(DataConfig(sequence_length=16))
     run.config.write_text(json.dumps({"config": {"model": to_dict(config), "data": data}}))
     params = build(config, compute, seed)[1]
-    params = jax.tree.map(
-        lambda x: jax.random.normal(jax.random.key(x.size), x.shape, x.dtype) / 5, params
-    )
+    if drawn:
+        params = jax.tree.map(
+            lambda x: jax.random.normal(jax.random.key(x.size), x.shape, x.dtype) / 5, params
+        )
     checkpoints = Checkpoints(run.checkpoints, keep=5)
     checkpoints.save(3, {"params": params}, {}, None)
     checkpoints.close()
@@ -94,6 +97,30 @@ def test_a_run_becomes_a_folder_that_transformers_loads_and_back(
     assert files == sorted(p.name for p in (tmp_path / "hf2").iterdir())
     for name in files:
         assert (tmp_path / "hf" / name).read_bytes() == (tmp_path / "hf2" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"head": HeadConfig("masked_lm", bias=True)}, "no .llama. model with .*masked_lm.; its heads"),
+    ({"architecture": "encoder_decoder"}, r"cannot say model\.architecture='encoder_decoder'"),
+    ({"architecture": "encoder"}, r"cannot say model\.architecture='encoder'"),
+])
+def test_a_model_that_no_folder_can_say_is_refused(changes, message, build, compute, tmp_path):
+    config = dataclasses.replace(DEBUG["llama_debug"], vocab_size=ROWS, **changes).completed()
+    write_run(tmp_path / "run", config, build, compute)
+    with pytest.raises(UserError, match=message):
+        run_convert(tmp_path / "run", tmp_path / "hf")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_with_a_parameter_that_is_not_finite_is_refused(build, compute, tmp_path):
+    def broken(config, compute, seed):
+        structure, params = build(config, compute, seed)
+        return structure, {**params, "embedding": {"table": params["embedding"]["table"] * np.nan}}
+
+    config = dataclasses.replace(DEBUG["llama_debug"], vocab_size=ROWS).completed()
+    write_run(tmp_path / "run", config, broken, compute, drawn=False)
+    with pytest.raises(UserError, match=r"embedding\.table .*model\.embed_tokens\.weight.*finite"):
+        run_convert(tmp_path / "run", tmp_path / "hf")
 
 
 def every_family():

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from jaxllm.core.checkpoint import Checkpoints, Damaged, describe
 from jaxllm.core.errors import UserError
 from jaxllm.core.streaming import Streamed, blocks, part_shape, read_streamed, save_streamed
-from jaxllm.models.hf.copy import copy_cast, empty
+from jaxllm.models.hf.copy import all_finite, copy_cast, empty
 from jaxllm.models.hf.exporter import write_config
 from jaxllm.models.hf.family import family
 from jaxllm.models.hf.mapping import flatten, tensors
@@ -35,6 +35,16 @@ def test_copies_are_those_of_numpy_in_every_order_and_dtype():
         target = empty(source.shape, other)
         copy_cast(target, source)
         assert target.tobytes() == source.astype(other).tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, BF16])
+def test_one_value_that_is_not_finite_is_found(dtype):
+    array = np.linspace(-3e4, 3e4, 60).reshape(5, 12).astype(dtype)
+    assert all_finite(array) and all_finite(array[:0]) and all_finite(array[0, 0:1].reshape(()))
+    for bad in (np.nan, np.inf, -np.inf):
+        array[3, 7] = bad
+        assert not all_finite(array) and not all_finite(array.T[::7])
+        assert all_finite(array[:3])
 
 
 def test_bfloat16_comes_back_bit_for_bit_through_float32():

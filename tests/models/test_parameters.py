@@ -2,11 +2,17 @@
 
 from functools import partial
 
+import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxllm.core.errors import UserError
-from jaxllm.models.parameters import check_divisible, param_count, param_shardings
+from jaxllm.models.parameters import (
+    check_divisible,
+    first_not_finite,
+    param_count,
+    param_shardings,
+)
 from jaxllm.models.transformer import Transformer
 from jaxllm.nn.module import ParamSpec, abstract
 
@@ -47,3 +53,9 @@ def test_the_nearest_divisors(sharding_of, size, nearest):
     specs = {"a": ParamSpec((size,), "float32", ("mlp",), 0)}
     with pytest.raises(UserError, match=rf"mesh\.tensor=8 .*that do: {nearest}\."):
         check_divisible(specs, sharding_of(tensor=8))
+
+
+def test_the_first_parameter_that_is_not_finite():
+    params = {"a": jnp.ones(3), "b": {"c": jnp.array([1.0, jnp.inf])}}
+    assert first_not_finite(params) == "b.c"
+    assert first_not_finite({"a": params["a"]}) is None

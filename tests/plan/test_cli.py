@@ -32,7 +32,7 @@ def test_without_a_slice(capsys):
 def test_with_a_slice(capsys, tmp_path):
     file = tmp_path / "plan.json"
     code, out, _ = run(
-        capsys, "--slice=v5p-128", *LARGE, "--tokens=1e12", f"--output={file}",
+        capsys, "--topology=v5p-128", *LARGE, "--tokens=1e12", f"--output={file}",
         "--config.data.global_batch_size=256",
     )
     assert code == 0
@@ -56,15 +56,15 @@ def test_with_a_slice(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["--slice=v5p-100"], ["v5p:4x4x4", "counts TensorCores"]),
-    (["--slice=v6e-16", "--config.mesh.tensor=3"], ["multiply to 16"]),
-    (["--slice=v6e-64", "--config.mesh.tensor=64"], ["mesh.tensor=64", "heads=32"]),
-    (["--slice=v6e-16", "--config.mesh.context=3"], ["multiply to 16"]),
-    (["--slice=v6e-256"], ["data.global_batch_size=128", "256 groups"]),
-    (["--slice=v6e-16", "--terms=weekly"], ["--terms='weekly'"]),
-    (["--budget_dollars=100"], ["--slice"]),
-    (["--slice=v6e-16", "--budget_dollars=1", "--budget_flops=1e20"], ["Give one budget"]),
-    (["--slice=v6e-16", "--prices=none.json"], ["none.json"]),
+    (["--topology=v5p-100"], ["v5p:4x4x4", "counts TensorCores"]),
+    (["--topology=v6e-16", "--config.mesh.tensor=3"], ["multiply to 16"]),
+    (["--topology=v6e-64", "--config.mesh.tensor=64"], ["mesh.tensor=64", "heads=32"]),
+    (["--topology=v6e-16", "--config.mesh.context=3"], ["multiply to 16"]),
+    (["--topology=v6e-256"], ["data.global_batch_size=128", "256 groups"]),
+    (["--topology=v6e-16", "--terms=weekly"], ["--terms='weekly'"]),
+    (["--budget_dollars=100"], ["--topology"]),
+    (["--topology=v6e-16", "--budget_dollars=1", "--budget_flops=1e20"], ["Give one budget"]),
+    (["--topology=v6e-16", "--prices=none.json"], ["none.json"]),
     (["--tokens=-1"], ["tokens"]),
     (["--slize=v6e-16"], ["'slice'"]),
     (["--config.train.remat=ful"], ["'ful'", "'full'"]),
@@ -79,18 +79,18 @@ def test_budgets_and_own_prices(capsys, tmp_path):
     prices = tmp_path / "prices.json"
     prices.write_text(json.dumps({"per_chip_hour": {"v6e": {"spot": 0.5}}, "as_of": "today"}))
     code, out, _ = run(
-        capsys, "--slice=v6e-16", f"--prices={prices}", "--terms=spot", "--budget_dollars=1000"
+        capsys, "--topology=v6e-16", f"--prices={prices}", "--terms=spot", "--budget_dollars=1000"
     )
     assert code == 0 and "at 0.5 per chip-hour" in out and "no price known" in out
-    code, _, err = run(capsys, "--slice=v6e-16", f"--prices={prices}", "--budget_dollars=1000")
+    code, _, err = run(capsys, "--topology=v6e-16", f"--prices={prices}", "--budget_dollars=1000")
     assert code == 2 and "no price of this chip" in err
-    _, out, _ = run(capsys, "--slice=v6e-16", "--budget_chip_days=1000")
+    _, out, _ = run(capsys, "--topology=v6e-16", "--budget_chip_days=1000")
     assert "Best use of" in out
 
 
 def test_what_does_not_fit_says_so_and_what_does(capsys):
     code, out, _ = run(
-        capsys, "--slice=v5e-16", *LARGE, "--config.train.remat=none",
+        capsys, "--topology=v5e-16", *LARGE, "--config.train.remat=none",
         "--config.data.global_batch_size=64",
     )
     assert code == 0 and "DOES NOT FIT" in out
@@ -100,7 +100,7 @@ def test_what_does_not_fit_says_so_and_what_does(capsys):
     path.name for path in (ROOT / "configs").glob("*.py") if "quickstart" not in path.name
 ))
 def test_every_recipe_has_a_plan(capsys, recipe):
-    code = main(["plan", f"--config={ROOT}/configs/{recipe}", "--slice=v5e-4"])
+    code = main(["plan", f"--config={ROOT}/configs/{recipe}", "--topology=v5e-4"])
     captured = capsys.readouterr()
     assert code == 0 and "Time of a step" in captured.out, captured.err
 
@@ -108,7 +108,7 @@ def test_every_recipe_has_a_plan(capsys, recipe):
 def test_jax_is_not_loaded():
     program = (
         "from jaxllm.cli.main import main; import sys; "
-        f"main(['plan', '{RECIPE}', '--slice=v5p-128', '--config.model.preset=llama3.1_405b']); "
+        f"main(['plan', '{RECIPE}', '--topology=v5p-128', '--config.model.preset=llama3.1_405b']); "
         "print('loaded', sorted({'jax', 'flax'} & set(sys.modules)))"
     )
     result = subprocess.run(
@@ -119,7 +119,7 @@ def test_jax_is_not_loaded():
 
 def test_the_report_draws_it(capsys, tmp_path):
     file = tmp_path / "plan.json"
-    run(capsys, "--slice=v5p-16", f"--output={file}")
+    run(capsys, "--topology=v5p-16", f"--output={file}")
     for given in (str(file), str(tmp_path)):
         page = Path(write_report([given])).read_text()
         assert "Loss against compute" in page and "petaFLOP/s-days" in page

@@ -60,7 +60,7 @@ def test_unknown_slices_are_refused_with_the_nearest(name, words):
     with pytest.raises(UserError) as error:
         parse_slice(name)
     message = str(error.value)
-    assert message.startswith("--slice")
+    assert message.startswith("--topology")
     assert all(word in message for word in words), message
 
 

@@ -14,6 +14,7 @@ from jaxllm.core.display import make_display
 from jaxllm.core.errors import Interrupted, UserError
 from jaxllm.core.lock import Lock
 from jaxllm.core.rundir import read_metrics
+from jaxllm.models.load import find_model
 from jaxllm.train import loop
 from jaxllm.train.config import default_config, resolve_config
 from tests.train.conftest import TEXT, make_recipe, prepare_text
@@ -191,13 +192,15 @@ def test_a_checkpoint_that_does_not_fit_is_refused(finished, module_recipe, fiel
     ({"data__objective": "casual"}, "Did you mean 'causal'"),
     ({"model__preset": "llama2-7b"}, "Did you mean 'llama2_7b'"),
     ({"train__steps": 0}, "train.steps=0 must be at least 1"),
+    ({"data__mixture__text__weight": 0.0}, r"every source \(text\) has weight 0"),
+    ({"model__head__kind": "masked_lm"}, "'masked_lm' and data.objective='causal' do not go"),
+    ({"optimizer__warmup_steps": 99}, r"train\.steps=\d.*Set --config\.optimizer\.warmup_steps="),
     ({"train__init_from": "/nowhere/run"}, "^train.init_from='/nowhere/run': there is no"),
 ])
 def test_mistakes_are_named_and_leave_nothing_behind(module_recipe, tmp_path, fields, message):
     with pytest.raises(UserError, match=message):
         run(changed(module_recipe, **fields), tmp_path / "run")
-    left = tmp_path / "run" / "checkpoints"
-    assert not left.exists() or not any(left.iterdir())
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_tokenizer_is_refused(finished, module_recipe, tmp_path):
@@ -212,13 +215,12 @@ def test_another_tokenizer_is_refused(finished, module_recipe, tmp_path):
     recipe.model.preset = None
     with pytest.raises(UserError, match=r"train\.init_from=.* another tokenizer"):
         run(recipe, tmp_path / "run2")
+    assert not (tmp_path / "run2").exists()
 
 
 def test_init_from_starts_with_the_parameters_and_a_fresh_optimizer(
     finished, module_recipe, tmp_path
 ):
-    from jaxllm.models.load import find_model
-
     recipe = changed(module_recipe, train__init_from=f"{finished[0]}@6", train__steps=1)
     recipe.model.preset = None
     recipe.model.width = None
@@ -229,6 +231,14 @@ def test_init_from_starts_with_the_parameters_and_a_fresh_optimizer(
     theirs = checkpoint_params(finished[0], 6)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_an_origin_that_is_not_finite_is_to_blame(finished, module_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxllm.train.origin.first_not_finite", lambda params: "head.bias")
+    recipe = changed(module_recipe, train__init_from=str(finished[0]))
+    with pytest.raises(UserError, match=r"init_from=.* its parameter head\.bias is not finite"):
+        run(recipe, tmp_path / "run", base=find_model(str(finished[0])).config)
+    assert not (tmp_path / "run").exists()
 
 
 def checkpoint_params(workdir, step):

@@ -126,7 +126,9 @@ def _check(config: PrepareConfig) -> None:
 
 def _check_tokenizer(config: TokenizerConfig) -> None:
     if config.path:
-        reject_unread(config, {"path"}, "an existing tokenizer (tokenizer.path)", "tokenizer")
+        owner = f"tokenizer.path={config.path!r}, a finished tokenizer,"
+        fix = "leave tokenizer.path out to train one"
+        reject_unread(config, {"path"}, owner, "tokenizer", fix)
         return
     if config.kind == "huggingface":
         raise UserError(

@@ -75,7 +75,9 @@ def load(folder: str | os.PathLike) -> Tokenizer:
     hint = f" Did you mean {inside}?" if inside.exists() else ""
     raise UserError(
         f"{folder} holds no tokenizer: neither {METADATA} nor the files of a Hugging Face "
-        f"tokenizer (tokenizer.json) are there.{hint}"
+        "tokenizer (tokenizer.json) are there."
+        + (hint or " Copy those of its model into it (from the place that it was downloaded "
+           "from), or name the folder that has them.")
     )
 
 

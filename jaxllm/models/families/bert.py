@@ -2,7 +2,7 @@
 
 Devlin et al. 2019 (arXiv:1810.04805), section 3. The head for next-sentence prediction is left
 out: folders that have it are read as masked LMs. So is, with any head that does not use it, the
-pooler.
+pooler. A line says so.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ LAYER = (
     norm("mlp_norm", "output.LayerNorm"),
 )
 TEXTS = ("sequence_classification", "reward")
-# a buffer of older files, and the pooler where the head does not use it
-IGNORED = (r".*embeddings\.position_ids", r"(\w+\.)?pooler\.dense\.(weight|bias)")
+IGNORED = (r".*embeddings\.position_ids",)  # a buffer of older files
+DROPPED = (r"(\w+\.)?pooler\.dense\.(weight|bias)",)  # the pooler where the head does not use it
 RENAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
@@ -147,8 +147,8 @@ FAMILY = Family(
         *for_heads((*TEXTS, "token_classification"), linear("head.output", "classifier")),
     ),
     prefix="bert.",
-    # the bias that an untied decoder does not use, and next-sentence prediction
-    ignored=(*IGNORED, r"cls\.predictions\.bias", r"cls\.seq_relationship\.(weight|bias)"),
+    ignored=(*IGNORED, r"cls\.predictions\.bias"),  # which an untied decoder does not use
+    dropped=(*DROPPED, r"cls\.seq_relationship\.(weight|bias)"),  # next-sentence prediction
     twins={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",

@@ -11,6 +11,7 @@ import dataclasses
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.families.bert import (
     CONFIG,
+    DROPPED,
     IGNORED,
     RENAMES,
     TEXTS,
@@ -89,6 +90,7 @@ FAMILY = Family(
     ),
     prefix="roberta.",
     ignored=(*IGNORED, r"lm_head\.bias"),  # which an untied decoder does not use
+    dropped=DROPPED,
     twins={
         "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
         "lm_head.decoder.bias": "lm_head.bias",

@@ -191,5 +191,6 @@ FAMILY = Family(
         name: "shared.weight"
         for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
     },
+    refused={"T5EncoderModel": "encoder-only T5 is not read"},
     untied_with="lm_head.weight", harmless=frozenset({"output_past"}),
 )

@@ -6,6 +6,7 @@ copied to its place, so that a block is all that memory holds.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -13,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxllm.core.errors import UserError
 from jaxllm.core.paths import atomic_write_bytes, atomic_write_text, path
 from jaxllm.core.streaming import Index
 from jaxllm.data.tokenizers import Tokenizer
 from jaxllm.data.tokenizers.export import export_files
 from jaxllm.models.config import ModelConfig
-from jaxllm.models.hf.copy import copy_cast
+from jaxllm.models.hf.copy import all_finite, copy_cast
 from jaxllm.models.hf.family import differences, family
 from jaxllm.models.hf.importer import CONFIG
 from jaxllm.models.hf.mapping import flatten, tensors
@@ -42,10 +44,12 @@ def export_params(
       read: the blocks of a parameter, each once and in any order.
 
     Raises:
-      UserError: the folder cannot be written, or the disk has not the room.
+      UserError: the folder cannot be written, the disk has not the room, or a parameter is not
+        finite.
     """
     owner = family(config.family)
     wanted = tensors(owner.names(config), specs)
+    named = {part.path: tensor.name for tensor in wanted for part in tensor.parts}
     plan = {t.name: (t.shape, _common({dtypes[part.path] for part in t.parts})) for t in wanted}
     copies = {n: of for n, of in owner.copies.items() if of in plan and n not in plan}
     writer = Writer(folder, {**plan, **{n: plan[of] for n, of in copies.items()}}, shard_bytes)
@@ -56,6 +60,12 @@ def export_params(
     for name, spec in flatten(specs).items():
         stacked = spec.axes[:1] == ("layers",)
         for index, block in read(name):
+            if not all_finite(block):
+                raise UserError(
+                    f"The parameter {name} (tensor {named[name]}) of the checkpoint has values "
+                    "that are not finite (NaN or infinite): the model would write nothing. Choose "
+                    "another step, RUN@STEP."
+                )
             if not stacked:
                 copy_cast(places[name, None][index], block)
                 continue
@@ -69,6 +79,27 @@ def export_params(
 
 def _common(dtypes: set[np.dtype]) -> np.dtype:
     return dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+
+
+def check_writable(config: ModelConfig, carried: Mapping[str, bytes] | None = None) -> None:
+    """Refuses a model that its family's config.json, and so its weight table, cannot say.
+
+    `carried` as for `write_config`.
+
+    Raises:
+      UserError: see `Family.write`.
+    """
+    if config.vocab_size == 0:  # the tokenizer's, not known yet
+        config = dataclasses.replace(config, vocab_size=1, decoder_start_id=-1)
+    config = config.completed()
+    owner, content = family(config.family), (carried or {}).get(CONFIG)
+    owner.architecture_of(config)
+    theirs = json.loads(content) if content else {}
+    if theirs.get("model_type") in (owner.model_type, *owner.also) and not differences(
+        config, owner.read(theirs)
+    ):
+        return
+    owner.write(config)
 
 
 def write_config(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxllm.core.config import replace_fields
-from jaxllm.core.errors import UserError, nearest, unknown
+from jaxllm.core.errors import UserError, nearest
 from jaxllm.models.config import LANGUAGE_HEADS, ModelConfig, families
 from jaxllm.models.hf.fields import Json, Rule, unsupported
 from jaxllm.models.hf.weights import Table
@@ -57,6 +57,8 @@ class Family:
     prefix: str = ""  # of tensors below the head, absent where the folder holds no head
     also: tuple[str, ...] = ()  # further model types that are read
     ignored: tuple[str, ...] = ()  # patterns of tensors that carry no weights
+    dropped: tuple[str, ...] = ()  # of weights that a model of ours with another head lacks
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)  # classes: why not
     # tensors that may be there twice: name, and the one that it must equal when the model is tied
     twins: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # the one of `twins` that, where it differs, unties a model whatever config.json says (T5)
@@ -72,6 +74,12 @@ class Family:
         Raises:
           UserError: a key is missing, unknown, or asks for what is not implemented.
         """
+        changes: dict[str, Any] = {"head": self._read_head(theirs)}
+        if "quantization_config" in theirs:
+            raise UserError(
+                "config.json: quantization_config says that the weights are quantised, which are "
+                "not read. Download the model in bfloat16 or float32."
+            )
         known = {key for rule in self.config for key in rule.keys} | HARMLESS | self.harmless
         pair = self.base.architecture == "encoder_decoder"
         for key, value in (("is_encoder_decoder", pair), ("pruned_heads", {})):
@@ -82,9 +90,9 @@ class Family:
                 raise UserError(
                     f"config.json: {key}={theirs[key]!r} is unknown for model_type="
                     f"{theirs.get('model_type')!r}; ignored, it could make the model compute "
-                    f"something else. {nearest(key, known)} Remove it if it decides nothing."
+                    f"something else. {nearest(key, known, listed=False)} Remove it if it decides "
+                    "nothing."
                 )
-        changes: dict[str, Any] = {"head": self._read_head(theirs)}
         for rule in self.config:
             changes.update(rule.read(theirs))
         start = theirs.get("decoder_start_token_id")
@@ -110,7 +118,14 @@ class Family:
             theirs["label2id"] = {name: i for i, name in enumerate(names)}
         if ours.decoder_start_id >= 0:
             theirs["decoder_start_token_id"] = ours.decoder_start_id
-        if lost := differences(ours, self.read(theirs)):
+        try:
+            again = self.read(theirs)
+        except UserError as error:
+            raise UserError(
+                f"A {self.model_type!r} config.json cannot say this model; read again it would be "
+                f"refused: {error}"
+            ) from error
+        if lost := differences(ours, again):
             raise UserError(
                 f"A {self.model_type!r} config.json cannot say {'; '.join(lost[:3])}. Export a "
                 "model of another family, or restore these fields."
@@ -128,8 +143,10 @@ class Family:
         for name, head in self.architectures.items():
             if head.kind == kind:
                 return name
+        there = sorted({head.kind for head in self.architectures.values()})
         raise UserError(
-            f"transformers has no {self.model_type!r} model with a head for {ours.head.kind}."
+            f"transformers has no {self.model_type!r} model with model.head.kind={kind!r}; its "
+            f"heads are {', '.join(there)}. Choose one of these, or another model.family."
         )
 
     def names(self, ours: ModelConfig, bare: bool | None = None) -> Table:
@@ -149,7 +166,11 @@ class Family:
     def _read_head(self, theirs: Json) -> HeadConfig:
         name = (theirs.get("architectures") or [next(iter(self.architectures))])[0]
         if name not in self.architectures:
-            raise unknown("config.json: architectures", name, self.architectures)
+            why = self.refused.get(name, f"{name} is not read")
+            raise UserError(
+                f"config.json: architectures=[{name!r}]: {why}. Classes of {self.model_type!r} "
+                f"that are: {', '.join(self.architectures)}."
+            )
         head = self.architectures[name]
         if not head.kind.endswith("classification"):
             return head
@@ -186,8 +207,8 @@ def find_family(theirs: Json) -> Family:
     }
     if kind not in known:
         raise UserError(
-            f"config.json: model_type={kind!r} is none of ours. {nearest(str(kind), known)} "
-            f"Known: {', '.join(sorted(known))}."
+            f"config.json: model_type={kind!r} is another kind of model than those that are read, "
+            f"which are: {', '.join(sorted(known))}."
         )
     return known[kind]
 

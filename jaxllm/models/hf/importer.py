@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +23,7 @@ from jaxllm.core.errors import UserError, nearest
 from jaxllm.core.paths import path
 from jaxllm.core.streaming import Index, Streamed
 from jaxllm.models.config import ModelConfig
-from jaxllm.models.hf.copy import copy_cast, empty
+from jaxllm.models.hf.copy import all_finite, copy_cast, empty
 from jaxllm.models.hf.family import Family, find_family
 from jaxllm.models.hf.mapping import Tensor, flatten, tensors
 from jaxllm.models.hf.safetensors import Tensors
@@ -80,9 +80,18 @@ def read_model_config(folder: str | os.PathLike) -> ModelConfig:
             f"{path(folder)}: config.json has a value of the wrong kind ({error}). Compare it with "
             "the model's original."
         ) from error
-    if config.tied and family.untied_with and any(path(folder).glob("*.safetensors")):
+    if not any(path(folder).glob("*.safetensors")):
+        return config
+    if config.tied and family.untied_with:
         return dataclasses.replace(config, tied=not _differs(Tensors(folder), family))
+    if config.head.kind == "embedding" and config.head.dense and not _has_pooler(folder):
+        return dataclasses.replace(config, head=dataclasses.replace(config.head, dense=False))
     return config
+
+
+def _has_pooler(folder: str | os.PathLike) -> bool:
+    """Whether there is one: transformers' add_pooling_layer=False does not show in config.json."""
+    return any(name.endswith("pooler.dense.weight") for name in Tensors(folder))
 
 
 def _differs(files: Tensors, family: Family) -> bool:
@@ -92,14 +101,19 @@ def _differs(files: Tensors, family: Family) -> bool:
 
 
 def import_params(
-    folder: str | os.PathLike, config: ModelConfig, specs: Params, compute: Compute
+    folder: str | os.PathLike, config: ModelConfig, specs: Params, compute: Compute,
+    warn: Callable[[str], None] | None = None,
 ) -> Params:
     """The parameters of a folder as arrays in their shards, in the dtypes of `specs`.
 
+    `warn` is told of weights that the model leaves out.
+
     Raises:
-      UserError: missing or further tensors, or one of another shape.
+      UserError: missing or further tensors, one of another shape, or one that is not finite.
     """
     source = Source(folder, config, specs)
+    if warn and source.left_out:
+        warn(source.left_out)
     shardings = flatten_arrays(param_shardings(specs, compute.sharding))
     with ThreadPoolExecutor(THREADS) as pool:
         built = {}
@@ -136,7 +150,18 @@ class Source:
         """
         self.files = Tensors(folder)
         self._shapes = {name: spec.shape for name, spec in flatten(specs).items()}
-        self._places = _match(self.files, find_family(read_config(folder)), config, specs)
+        family = find_family(read_config(folder))
+        self._places = _match(self.files, family, config, specs)
+        read = {id(data) for places in self._places.values() for _, _, data in places.values()}
+        dropped = sorted(
+            name for name, data in self.files.items() if id(data) not in read
+            and any(re.fullmatch(pattern, name) for pattern in family.dropped)
+        )
+        # a sentence on weights that a model with this head does not hold
+        self.left_out = dropped and (
+            f"{self.files.folder}: left out, as a model with model.head.kind="
+            f"{config.head.kind!r} has no place for them: {', '.join(dropped)}."
+        )
 
     def dtype(self, name: str) -> np.dtype:
         """What holds the parameter's tensors exactly: theirs, or float32 where they differ.
@@ -159,7 +184,11 @@ class Source:
     def build(
         self, name: str, index: Index, dtype: np.dtype, pool: ThreadPoolExecutor
     ) -> np.ndarray:
-        """The part of a parameter that `index` cuts out of it."""
+        """The part of a parameter that `index` cuts out of it.
+
+        Raises:
+          UserError: it has values that are not finite.
+        """
         places = self._places[name]
         shape = self._shapes[name]
         ranges = [range(*cut.indices(size)) for cut, size in zip(index, shape, strict=True)]
@@ -170,6 +199,12 @@ class Source:
             view = tensor.cut(data)[part][cuts]
             self.files.fetch(view)
             copy_cast(target, view)
+            if not all_finite(target):
+                raise UserError(
+                    f"{self.files.folder}: the tensor {tensor.name} has values that are not finite "
+                    "(NaN or infinite): the model would compute nothing else. Download it again, "
+                    "or take another checkpoint of it."
+                )
 
         if None in places:
             rows = _pieces(ranges[0], out[:1].nbytes) if out.ndim else []
@@ -207,13 +242,10 @@ def _match(
     if missing := [tensor.name for tensor in wanted if tensor.name not in theirs]:
         spare = [name for name in theirs if name not in names]
         more = f" (nor {len(missing) - 1} others)" if len(missing) > 1 else ""
-        advice = "Is config.json that of these weights?"
-        if config.head.kind == "embedding" and missing[0].endswith("pooler.dense.weight"):
-            advice = "For a model without a pooler set model.head.dense=False."
         raise UserError(
             f"{files.folder} has no tensor {missing[0]!r}{more}. "
             f"{nearest(missing[0], spare) if spare else 'Every tensor there has another place.'} "
-            f"{advice}"
+            "Is config.json that of these weights?"
         )
     for tensor in wanted:
         data = theirs[tensor.name]
@@ -239,14 +271,18 @@ def _check_spare(
 ) -> None:
     """Refuses tensors that the model would not hold, but for buffers and copies."""
     for name in theirs:
-        if name in names or any(re.fullmatch(pattern, name) for pattern in family.ignored):
+        unread = (*family.ignored, *family.dropped)
+        if name in names or any(re.fullmatch(pattern, name) for pattern in unread):
             continue
         twin = family.twins.get(name)
         if twin in theirs:
             if _same(theirs[name], theirs[twin]):
                 continue
-            why = "here they are one table."
-            if config.tied:
+            why = (
+                "here they are one table: a model of this class whose embeddings were untied and "
+                "went apart is not read."
+            )
+            if config.tied and "embed_tokens" not in name:
                 why = (
                     "config.json says that they are one (tie_word_embeddings=true). Set "
                     "tie_word_embeddings to false."

@@ -75,8 +75,12 @@ def theirs(folder: str | os.PathLike, ids: dict[str, np.ndarray], config: ModelC
     bars = transformers.utils.logging
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
+    # an encoder without a pooler, which config.json does not say
+    bare = config.architecture == "encoder" and config.head.kind == "embedding"
+    options = {"add_pooling_layer": False} if bare and not config.head.dense else {}
     model, loading = kind.from_pretrained(
-        str(folder), dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        str(folder), dtype=torch.float32, attn_implementation="eager", output_loading_info=True,
+        **options,
     )
     if shown:
         bars.enable_progress_bar()

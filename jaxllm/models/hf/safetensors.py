@@ -32,6 +32,7 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
+LFS = b"version https://git-lfs"  # what a file that was not fetched begins with
 UNNAMES = ("", ".", "..")
 READ_BYTES = 2**20  # of a file read at a time
 PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|h5|msgpack)$")
@@ -122,6 +123,11 @@ class Tensors(Mapping[str, np.ndarray]):
         handle = open(file, "rb")  # noqa: SIM115 (`fetch` reads from it)
         head = handle.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else LONGEST_HEADER
+        if head == LFS[:8]:
+            raise UserError(
+                f"{file} is a pointer of Git LFS, not the weights. Fetch them: git lfs install, "
+                f"then `git lfs pull` in {self.folder}."
+            )
         if length > min(LONGEST_HEADER, size - 8):
             raise _damaged(file, "it ends before its header does")
         try:

@@ -1,0 +1,267 @@
+"""Everything that can fail before a run's first step, looked at without a device.
+
+Cheap things first, then the real compile. All that fails is told at once, each with the flag to
+change and the nearest value that works.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxllm.core.errors import UserError
+from jaxllm.core.paths import path
+from jaxllm.data.manifest import FILE
+from jaxllm.plan.compile import Compiled, compile_for, devices_of
+from jaxllm.plan.memory import HEADROOM, fits, memory
+from jaxllm.plan.plan import with_known_vocabulary
+from jaxllm.plan.search import hbm, search
+from jaxllm.plan.slices import Slice, cloud_name, parse_slice
+from jaxllm.plan.workload import Mesh, Workload, check_mesh, make_workload, resolve_mesh
+from jaxllm.train.config import Config
+
+GB = 1e9
+
+
+@dataclass
+class Check:
+    """What was found: facts in the order they were looked at, and everything that failed."""
+
+    where: Slice
+    config: Config  # with the vocabulary's size
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    compiled: Compiled | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for scripts: bytes and seconds."""
+        step = None
+        if self.compiled:
+            step = {
+                f.name: getattr(self.compiled, f.name)
+                for f in dataclasses.fields(self.compiled) if f.name not in ("program", "traffic")
+            }
+            step["traffic"] = {
+                kind: dataclasses.asdict(t) for kind, t in self.compiled.traffic.items()
+            }
+        return {
+            "slice": self.where.name, "hbm_bytes": hbm(self.where), "facts": self.facts,
+            "failures": self.failures, "compiled": step,
+        }
+
+    def look(self, what: str, examine: Callable[[], str]) -> None:
+        """Notes what `examine` finds, or why it fails."""
+        try:
+            self.facts.append((what, examine()))
+        except UserError as error:
+            self.facts.append((what, "FAILS"))
+            self.failures.append(str(error))
+
+
+def check(
+    config: Config, topology: str, *, preset_name: str = "", workdir: str = "",
+    compiles: bool = True, say: Callable[[str], None] = lambda text: None,
+) -> Check:
+    """Looks at everything that a run of `config` on the slice of this name needs.
+
+    Args:
+      workdir: where the run would write; "": that is not looked at.
+      compiles: compile the step; without it only what is cheap is looked at.
+      say: told what takes long before it begins.
+
+    Raises:
+      UserError: there is no such slice, or no compiler for it.
+    """
+    where = parse_slice(topology, "--topology")
+    model, notes = with_known_vocabulary(config, preset_name)
+    config = dataclasses.replace(config, model=model)
+    found, work = Check(where, config), make_workload(config)
+    found.facts.append(("slice", _slice_facts(where)))
+    for note in (*notes, *([where.note] if where.note else [])):
+        found.facts.append(("note", note))
+    meshes: list[Mesh] = []
+
+    def mesh() -> str:
+        meshes.append(resolve_mesh(config.mesh, where.devices))
+        check_mesh(work, meshes[0])
+        rows = work.rows / meshes[0].groups
+        return f"{meshes[0].words()}: {rows:g} rows of a step a device group, {_hosts(work, where)}"
+
+    found.look("mesh", mesh)
+    for name, source in config.data.mixture.items():
+        found.look(f"data {name}", lambda source=source: _data(config, source.path))
+    if config.data.mixture and all(_is_here(s.path) for s in config.data.mixture.values()):
+        found.look("tokenizer, objective", lambda: _training_data(config))
+    found.look("checkpoints", lambda: _checkpoints(config, work, where, workdir))
+    if found.passed:
+        found.look("memory, reckoned", lambda: _reckoned(config, work, where, meshes[0]))
+    if compiles and found.passed:
+        say(f"compiling the step for {where.name}; minutes for a large model")
+        found.look("compiled", lambda: _compiled(found, work))
+    return found
+
+
+def _slice_facts(where: Slice) -> str:
+    hosts = _many(where.hosts, "host")
+    names = f"{where.name}: {where.chips} chips, {where.devices} devices, {hosts}"
+    cloud = cloud_name(where)
+    return f"{names}; Cloud calls it {cloud}, quota is counted in chips" if cloud else names
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def _hosts(work: Workload, where: Slice) -> str:
+    return f"{work.rows / where.hosts:g} rows a host"
+
+
+def _is_here(folder: str) -> bool:
+    return bool(folder) and (path(folder) / FILE).exists()
+
+
+def _data(config: Config, folder: str) -> str:
+    """A source's manifest: there, of the tokenizer that is expected, long enough."""
+    from jaxllm.data.manifest import read_manifest
+
+    if not _is_here(folder):
+        return f"{folder} is not on this machine: not looked at"
+    manifest = read_manifest(folder)
+    size = manifest.tokenizer.vocab_size
+    if size > config.model.vocab_size:
+        raise UserError(
+            f"model.vocab_size={config.model.vocab_size} is smaller than the {size} tokens of "
+            f"{folder}. Set model.vocab_size to at least {size}."
+        )
+    tokens = manifest.splits["train"].tokens
+    wanted = config.train.steps * config.data.global_batch_size * config.data.sequence_length
+    return (
+        f"{tokens:,} tokens, tokenizer {manifest.tokenizer.hash[:12]}; the run reads "
+        f"{wanted:,}, {wanted / max(tokens, 1):.2g} times that in all"
+    )
+
+
+def _training_data(config: Config) -> str:
+    from jaxllm.data import tokenizers
+    from jaxllm.data.loader import TrainingData
+
+    data = TrainingData(config.data, config.seed, config.model.decoder_start_id)
+    if config.tokenizer.path and tokenizers.load(config.tokenizer.path).hash != data.tokenizer_hash:
+        raise UserError(
+            f"tokenizer.path={config.tokenizer.path!r} is another tokenizer than that of the data. "
+            f"Prepare the data with --config.tokenizer.path={config.tokenizer.path}."
+        )
+    return f"agree; fingerprint of the data {data.fingerprint[:12]}"
+
+
+def _checkpoints(config: Config, work: Workload, where: Slice, workdir: str) -> str:
+    """Bytes of a checkpoint and of all that are kept; room for them where that can be seen."""
+    states = memory(work, Mesh(), _full(), work.kernel(where.chip))
+    one = states.parameters + states.optimizer
+    count = config.checkpoint.keep + config.checkpoint.keep_best + 1  # one is being written
+    text = f"{one / GB:,.1f} GB each, {count * one / GB:,.1f} GB at most in the run directory"
+    share = one / where.hosts
+    if share > where.chip.host_ram / 2:
+        raise UserError(
+            f"A checkpoint's share of a host, {share / GB:.0f} GB, is copied into its memory of "
+            f"{where.chip.host_ram / GB:.0f} GB while training goes on: use a slice with more "
+            "hosts, or set optimizer.moment_dtype='bfloat16'."
+        )
+    if workdir and "://" not in workdir:
+        folder = Path(workdir).absolute()
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        if free < count * one:
+            raise UserError(
+                f"--workdir={workdir}: {free / GB:,.1f} GB are free, and checkpoint.keep="
+                f"{config.checkpoint.keep} with checkpoint.keep_best={config.checkpoint.keep_best} "
+                f"needs up to {count * one / GB:,.1f} GB. Keep fewer, or choose a bucket (gs://…)."
+            )
+        text += f"; {free / GB:,.0f} GB free"
+    return text
+
+
+def _reckoned(config: Config, work: Workload, where: Slice, mesh: Mesh) -> str:
+    from jaxllm.plan.remat import find_remat
+
+    used = memory(work, mesh, find_remat(config.train.remat), work.kernel(where.chip))
+    verdict = "fits" if fits(used, hbm(where)) else "may not fit"
+    return f"{used.total / GB:.1f} of {hbm(where) / GB:.1f} GB a device: {verdict}"
+
+
+def _compiled(found: Check, work: Workload) -> str:
+    """Compiles; the result goes into `found`."""
+    config, where = found.config, found.where
+    room = hbm(where)
+    try:
+        step = found.compiled = compile_for(config, where, devices_of(where))
+    except RuntimeError as error:  # jax's, which this file does not import
+        needed = re.search(r"\(([\d.]+)G\) exceeds", str(error))
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        total = float(needed[1]) * 2**30 if needed else room
+        raise UserError(_too_large(config, work, where, total)) from error
+    for kind, traffic in step.traffic.items():
+        found.facts.append((kind, f"{traffic.count:,} of {traffic.bytes / GB:,.2f} GB in all"))
+    found.facts += [
+        ("state and batch", f"{step.arguments / GB:.2f} GB, {step.aliased / GB:.2f} GB reused"),
+        ("temporaries", f"{step.temporaries / GB:.2f} GB"),
+        ("offloaded to the host", f"{step.host / GB:.2f} GB"),
+        ("generated code", f"{step.code / 1e6:.0f} MB, {step.kernels} kernel calls"),
+    ]
+    if step.total > room:
+        raise UserError(_too_large(config, work, where, step.total))
+    free = 1 - step.total / room
+    warning = "" if free >= HEADROOM else f", less than the {HEADROOM:.0%} that are advised"
+    return (
+        f"{step.total / GB:.2f} of {room / GB:.2f} GB a device, {free:.0%} free{warning}; "
+        f"{step.seconds:.0f} s, {step.compiler}"
+    )
+
+
+def _too_large(config: Config, work: Workload, where: Slice, total: float) -> str:
+    text = (
+        f"The step needs {total / GB:.2f} GB a device and {where.chip.name} has "
+        f"{hbm(where) / GB:.2f} GB."
+    )
+    better = [c for c in search(work, where) if c.memory.total < 0.9 * hbm(where)]
+    if not better:
+        return f"{text} Nothing that jaxllm plan knows fits {where.name}: use more chips."
+    best = better[0]
+    axes = " ".join(
+        f"--config.mesh.{axis}={size}" for axis, size in dataclasses.asdict(best.mesh).items()
+        if size > 1
+    )
+    micro = f" --config.train.grad_accumulation={best.accumulation}"
+    return (
+        f"{text} The fastest choice that is reckoned to fit: --config.train.remat="
+        f"{best.remat.name} {axes}{micro if best.accumulation > 1 else ''} "
+        f"({best.memory.total / GB:.1f} GB)."
+    )
+
+
+def _full():
+    from jaxllm.plan.remat import POLICIES
+
+    return POLICIES["full"]
+
+
+def prepare_environment() -> None:
+    """Makes jax a compiler only; before jax is imported."""
+    from jaxllm.plan.compile import ENVIRONMENT
+
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ["JAX_PLATFORMS"] = "cpu"

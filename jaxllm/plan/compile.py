@@ -1,0 +1,165 @@
+"""The real training step compiled for chips that are not here: memory, collectives, code, seconds.
+
+XLA compiles for a TPU slice or a GPU from a description of it. Nothing is executed: every figure
+is the compiler's, read from its memory analysis and from the program after partitioning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxllm.core.errors import UserError
+from jaxllm.plan.hlo import Traffic, collectives
+from jaxllm.plan.slices import Slice
+from jaxllm.plan.workload import lengths_of
+from jaxllm.train.config import Config
+
+if TYPE_CHECKING:
+    import jax
+
+# Before jax is imported: its own device is a CPU, and libtpu does not look for a machine.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_STDERR_LOG_LEVEL": "3", "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+INSTALL = {"tpu": ("libtpu", "pip install -e '.[tpu]' -c constraints.txt"),
+           "cuda": ("jax_plugins", "pip install -e '.[cuda]' -c constraints.txt")}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a step, per device; bytes unless named otherwise."""
+
+    compiler: str  # such as "jax 0.12.0, libtpu 0.0.50.1"
+    arguments: int  # state and batch
+    temporaries: int
+    outputs: int
+    aliased: int  # of the outputs, that reuse the arguments' memory
+    total: int  # allocated at once, the most
+    host: int  # offloaded to the host's memory
+    code: int
+    seconds: float  # to trace, lower and compile
+    traffic: dict[str, Traffic]
+    kernels: int  # calls of Pallas or cuDNN kernels in the program
+    program: Any = dataclasses.field(repr=False, compare=False)  # jax.stages.Compiled
+
+
+def devices_of(where: Slice) -> list[jax.Device]:
+    """Descriptions of the slice's devices, for the compiler.
+
+    Raises:
+      UserError: the compiler for these chips is not installed, or does not know the slice.
+    """
+    platform = "tpu" if where.chip.torus else "cuda"
+    package, command = INSTALL[platform]
+    if importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"The compiler for {where.chip.name} is not installed here (no {package}). It needs no "
+            f"accelerator: {command}"
+        )
+    from jax.experimental import topologies
+
+    slices = {"num_slices": where.count} if where.count > 1 else {}
+    try:
+        with _quiet():
+            return topologies.get_topology_desc(
+                platform=platform, topology_name=where.one, **slices
+            ).devices
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"The installed compiler does not know the slice {where.name}: {reason}"
+        ) from error
+
+
+def compile_for(config: Config, where: Slice, devices: list[jax.Device]) -> Compiled:
+    """The step of a recipe compiled for a slice; `config.model.vocab_size` must be set.
+
+    Raises:
+      UserError: whatever a run on that slice would refuse before its first step.
+    """
+    import jax
+
+    from jaxllm.core.mesh import Sharding, check_batch, make_mesh
+    from jaxllm.nn.compute import make_compute
+    from jaxllm.train import program
+    from jaxllm.train.feed import batch_shapes
+    from jaxllm.train.state import make_setup
+
+    train, data = config.train, config.data
+    sharding = Sharding(make_mesh(config.mesh, devices))
+    check_batch(sharding, data.global_batch_size, "--config.data.global_batch_size",
+                train.grad_accumulation)
+    compute = make_compute(
+        sharding, dtype=train.dtype, param_dtype=train.param_dtype, remat=train.remat,
+        attention=train.attention, unroll=train.unroll, mlp_chunk=train.mlp_chunk,
+    )
+    setup = make_setup(config.model, compute, config.optimizer, train.steps)
+    lengths = lengths_of(config)
+    batch = batch_shapes(
+        program.example_batch(data, (lengths.own, lengths.encoder)), sharding,
+        data.global_batch_size,
+    )
+    options = program.loss_options(config, config.model, lengths.scored)
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        compiled = program.compile_step(
+            config, setup, options, program.abstract_state(setup), batch,
+            {"xla_dump_to": folder, "xla_dump_hlo_pass_re": ".*spmd-partition.*"},
+        )
+        seconds = time.perf_counter() - begin
+        partitioned = _partitioned(Path(folder))
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    own = program.compiler_version(devices[0])
+    return Compiled(
+        compiler=f"jax {jax.__version__}, {own}",
+        arguments=memory.argument_size_in_bytes, temporaries=memory.temp_size_in_bytes,
+        outputs=memory.output_size_in_bytes, aliased=memory.alias_size_in_bytes,
+        total=allocated(memory), host=getattr(memory, "host_temp_size_in_bytes", 0),
+        code=memory.generated_code_size_in_bytes, seconds=seconds,
+        traffic=collectives(partitioned or text),
+        kernels=text.count("tpu_custom_call") + text.count("__cudnn$"), program=compiled,
+    )
+
+
+def allocated(memory: Any) -> int:
+    """Bytes that the program has on a device at once: jax 0.12 says so; its peak is within 3 %."""
+    total = getattr(memory, "total_allocation_bytes", 0)
+    return total or memory.peak_memory_in_bytes
+
+
+def _partitioned(folder: Path) -> str:
+    """The text of the step's module after partitioning; "" when the compiler wrote none."""
+    named = re.compile(r"after_[\w-]*spmd-partitioning")
+    files = sorted(
+        (file for file in folder.iterdir() if named.search(file.name)),
+        key=lambda file: file.stat().st_size,
+    )
+    return files[-1].read_text(errors="replace") if files else ""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps libtpu's own lines about a machine that is not there off the screen."""
+    if os.environ.get("JAXLLM_COMPILER_LOG"):
+        yield
+        return
+    kept = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)

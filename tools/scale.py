@@ -1,0 +1,128 @@
+"""Writes docs/scale.md: production recipes planned, and compiled for their slices without a device.
+
+  python tools/scale.py                    compiles what is not in the table yet, writes the page
+  python tools/scale.py llama3_8b:v6e-16   compiles these again
+  python tools/scale.py --page             only writes the page
+
+Needs the `tpu` extra. A large model takes minutes; what is compiled is kept in docs/scale.json, so
+that the run can be stopped and goes on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxllm.plan.calibration import calibration
+from jaxllm.plan.plan import Plan, make_plan
+from jaxllm.train.config import resolve_config
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, PAGE = ROOT / "docs" / "scale.json", ROOT / "docs" / "scale.md"
+BEGIN, END = "<!-- begin: tools/scale.py -->", "<!-- end -->"
+RECIPES = (
+    "llama3_8b", "llama3_70b", "llama3_405b", "gpt3_175b", "gemma3_27b", "mistral_large_2",
+    "t5_11b", "bert_large",
+)
+GB = 1e9
+
+
+def main() -> None:
+    """Compiles what is asked for or missing, and writes the page."""
+    named = sys.argv[1:]
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found = list(cases())
+    for recipe, variant, _ in found:
+        key = f"{recipe}:{variant}"
+        if "--page" not in named and (key in named or (not named and key not in results)):
+            results[key] = compiled(recipe, variant)
+            print(key, json.dumps(results[key]), flush=True)
+            RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    write(found, results)
+
+
+def cases() -> Iterator[tuple[str, str, ConfigDict]]:
+    """(recipe, slice, values) of every production recipe."""
+    for recipe in RECIPES:
+        spec = importlib.util.spec_from_file_location(recipe, ROOT / "configs" / f"{recipe}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for variant in module.SLICES:
+            yield recipe, variant, module.get_config(variant)
+
+
+def compiled(recipe: str, variant: str) -> dict:
+    """What `jaxllm check` says of a recipe on its slice, from a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "check.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "jaxllm", "check", f"--config=configs/{recipe}.py:{variant}",
+             f"--output={file}"],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )
+        if not file.exists():
+            return {"failures": [done.stderr.strip()[-500:]]}
+        return json.loads(file.read_text())
+
+
+def write(found: list, results: dict) -> None:
+    """Puts the tables between the page's marks."""
+    text = PAGE.read_text()
+    head, _, rest = text.partition(BEGIN)
+    tail = rest.partition(END)[2]
+    tables = "\n".join([*recipes_table(found, results), "", *calibration_table()])
+    PAGE.write_text(f"{head}{BEGIN}\n{tables}\n{END}{tail}")
+
+
+def recipes_table(found: list, results: dict) -> Iterator[str]:
+    """A row for each recipe and slice: what is planned (reckoned) and what the compiler says."""
+    yield (
+        "| recipe | slice, chips | tokens a step | mesh, remat | reckoned GB | compiled GB of the "
+        "chip's | code MB | compile s | s/step | MFU (FSDP not hidden) | tokens/s/chip | compiler |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
+    for recipe, variant, values in found:
+        plan = planned(values, variant)
+        machine, one = plan.machine, plan.machine.chosen
+        result = results.get(f"{recipe}:{variant}", {})
+        step = result.get("compiled")
+        took = ("not compiled", "", "", "") if not step else (
+            f"{step['total'] / GB:.2f} of {machine.hbm / GB:.2f} "
+            f"({1 - step['total'] / machine.hbm:.0%} free)",
+            f"{step['code'] / 1e6:.0f}", f"{step['seconds']:.0f}", step["compiler"],
+        )
+        if result.get("failures") and not step:
+            took = ("FAILS", "", "", "")
+        cells = (
+            recipe, f"{variant}, {one.where.chips}", f"{plan.size.tokens_per_step:,}",
+            f"{one.mesh.words()}, {one.remat.name}", f"{one.memory.total / GB:.1f}", *took[:3],
+            f"{one.step.total:.2f}", f"{one.step.mfu:.1%} ({one.step.mfu_unhidden:.1%})",
+            f"{one.step.tokens_per_second / one.where.chips:,.0f}", took[3],
+        )
+        yield f"| {' | '.join(cells)} |"
+
+
+def calibration_table() -> Iterator[str]:
+    """The roofline against published measurements."""
+    yield "| published run | measured MFU | predicted | deviation |"
+    yield "|---|---|---|---|"
+    for row in calibration():
+        cells = (row.run.name, f"{row.measured:.1%}", f"{row.predicted:.1%}",
+                 f"{row.deviation:+.1%}")
+        yield f"| {' | '.join(cells)} |"
+
+
+def planned(values: ConfigDict, variant: str) -> Plan:
+    """The plan of a recipe on its slice."""
+    return make_plan(resolve_config(values), variant, preset_name=values.model.preset)
+
+
+if __name__ == "__main__":
+    main()
