@@ -113,6 +113,9 @@ class Embedding(Module):
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
         if (spread := _spread(self.compute.sharding, self.axes, ids_BT.shape)) is not None:
             return _lookup(spread, self.compute.dtype, self.table[...], ids_BT)
+        outside = self.compute.outside(ids_BT.shape[0])
+        if outside is not self.compute:  # the stages of a pipeline share the rows here
+            ids_BT = outside.constrain(ids_BT, "batch", "sequence")
         # Look up, then cast: the gradient is then added up in the parameters' dtype.
         x_BTD = jnp.take(self.table[...], ids_BT, axis=0, mode="clip")
         return x_BTD.astype(self.compute.dtype)
@@ -124,14 +127,27 @@ class Embedding(Module):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _lookup(spread: Spread, dtype: Any, table_VD: jax.Array, ids_BT: jax.Array) -> jax.Array:
-    """Rows of a table that FSDP cuts by columns: gathered in the dtype of compute, then looked up.
+    """Rows of a table that FSDP cuts by columns, gathered a block of rows at a time.
 
     The partitioner would look up each device's few columns of every device's tokens and exchange
     them: on a large slice narrower than a TPU's lanes, so that they take many times their size.
     """
     sharding, axes = spread
-    whole = sharding.constrain(table_VD.astype(dtype), *sharding.gathered(axes))
-    return jnp.take(whole, ids_BT, axis=0, mode="clip")
+    V, D = table_VD.shape
+    blocks, rows = _blocks(spread, V, D)
+    table_nRD = jnp.pad(table_VD.astype(dtype), ((0, blocks * rows - V), (0, 0)))
+    table_nRD = sharding.constrain(table_nRD.reshape(blocks, rows, D), None, *axes)
+
+    def block(x_BTD, scanned):
+        first, block_RD = scanned
+        whole = sharding.constrain(block_RD, *sharding.gathered(axes))
+        at = _within(ids_BT, first, rows)
+        found = jnp.take(whole, at, axis=0, mode="fill", fill_value=0)
+        return x_BTD + sharding.constrain(found, *TOKENS, None), None
+
+    start = sharding.constrain(jnp.zeros((*ids_BT.shape, D), dtype), *TOKENS, None)
+    firsts = jnp.arange(blocks, dtype=ids_BT.dtype) * rows
+    return jax.lax.scan(block, start, (firsts, table_nRD))[0]
 
 
 def _lookup_forward(spread, dtype, table_VD, ids_BT):
@@ -142,20 +158,14 @@ def _lookup_forward(spread, dtype, table_VD, ids_BT):
 def _lookup_backward(spread, dtype, residuals, g_BTD):
     ids_BT, like_0V = residuals
     V, D = like_0V.shape[1], g_BTD.shape[-1]
-
-    sharding = spread.sharding
-    blocks = 1 if sharding.parts(spread.axes[0]) > 1 else -(-V * D * 4 // LOOKUP_BYTES)
-    rows = -(-V // blocks)
+    blocks, rows = _blocks(spread, V, D)
 
     def block(_, first):
         def added(ids, g):
-            mine = (ids >= first) & (ids < first + rows)
             zeros = jnp.zeros((rows, D), jnp.float32)  # a token may occur thousands of times
-            return zeros.at[jnp.where(mine, ids - first, rows)].add(
-                g.astype(jnp.float32), mode="drop"
-            )
+            return zeros.at[_within(ids, first, rows)].add(g.astype(jnp.float32), mode="drop")
 
-        return None, sharding.summed(
+        return None, spread.sharding.summed(
             added, (ids_BT, TOKENS), (g_BTD, (*TOKENS, None)), axes=spread.axes
         ).astype(like_0V.dtype)
 
@@ -164,6 +174,18 @@ def _lookup_backward(spread, dtype, residuals, g_BTD):
 
 
 _lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+def _blocks(spread: Spread, V: int, D: int) -> tuple[int, int]:
+    """How many blocks of how many rows a table is gathered in; one where its rows are cut too."""
+    cut = spread.sharding.parts(spread.axes[0]) > 1
+    blocks = 1 if cut else -(-V * D * 4 // LOOKUP_BYTES)
+    return blocks, -(-V // blocks)
+
+
+def _within(ids: jax.Array, first: jax.Array, rows: int) -> jax.Array:
+    """Row of the block that begins at `first`; `rows`, beyond its end, for ids of other blocks."""
+    return jnp.where((ids >= first) & (ids < first + rows), ids - first, rows)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

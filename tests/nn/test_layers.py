@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxllm.nn.compute import make_compute
 from jaxllm.nn.layers import Embedding, Linear, dropout, project, residual_stddev
+from jaxllm.nn.module import bind, split
 
 
 @pytest.mark.parametrize(("inputs", "x_shape", "kernel_shape", "equation"), [
@@ -77,3 +79,25 @@ def test_dropout():
     np.testing.assert_allclose(y[y != 0], 1 / 0.7, rtol=1e-6)
     assert dropout(x, 0.3, None) is x and dropout(x, 0.0, jax.random.key(0)) is x
     assert dropout(x.astype(jnp.bfloat16), 0.3, jax.random.key(0)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("mesh", [{"fsdp": 8}, {"fsdp": 2, "context": 2, "tensor": 2}], ids=str)
+@pytest.mark.parametrize("limit", [2**28, 700])
+def test_a_table_in_blocks_is_looked_up_as_a_whole_one(sharding_of, monkeypatch, mesh, limit):
+    """Ids that repeat, the first and the last; blocks that do not divide the table."""
+    monkeypatch.setattr("jaxllm.nn.layers.LOOKUP_BYTES", limit)
+    ids = jax.random.randint(jax.random.key(1), (8, 4), 0, 38).at[0, 0].set(37).at[0, 1].set(0)
+    factor = jax.random.normal(jax.random.key(2), (8, 4, 16))
+
+    def run(compute):
+        structure, params = split(Embedding(jax.random.key(0), compute, 38, 16, stddev=1.0))
+
+        def loss(params):
+            return jnp.sum(bind(structure, params)(ids) * factor)
+
+        return jax.device_get(jax.jit(jax.value_and_grad(loss))(params))
+
+    found, expected = run(make_compute(sharding_of(**mesh))), run(make_compute())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected
+    )
