@@ -119,8 +119,8 @@ def recipes_table(found: list, results: dict) -> Iterator[str]:
 def maxtext_table(results: dict) -> Iterator[str]:
     """Ours beside MaxText's where both were compiled for one slice."""
     yield (
-        "| Llama 3.1 8B on | MaxText GB, and on the host | ours GB, and on the host | MaxText code MB "
-        "| ours |"
+        "| Llama 3.1 8B on | MaxText GB, and on the host | ours GB, and on the host | MaxText code "
+        "MB | ours |"
     )
     yield "|---|---|---|---|---|"
     for name, (total, host, code) in MAXTEXT.items():
