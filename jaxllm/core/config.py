@@ -176,7 +176,9 @@ class MeshConfig:
     expert: int = 1  # experts of a mixture; a dense model uses the axis as more fsdp-free batch
     context: int = 1  # the sequence
     tensor: int = 1  # attention heads, the MLP's width and the vocabulary
-    stage: int = 1  # the stacked layers
+    stage: int = 1  # the stacked layers: a pipeline
+    microbatches: int = 0  # of the pipeline; 0: four a stage, or as many as the batch allows
+    repeats: int = 1  # times that a microbatch goes round the stages: the more, the less they wait
 
 
 def replace_fields(section: Section, changes: dict[str, Any]) -> Section:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 
 from jaxllm.models.config import ModelConfig
+from jaxllm.nn import stream
 from jaxllm.nn.attention import Attention, Cache, CacheSlots, CrossAttention
 from jaxllm.nn.compute import Compute
 from jaxllm.nn.kernels.attention import Places
@@ -92,10 +93,11 @@ class Block(Module):
             return self.cross(y_BTD, sides, context.memory_places, keys[2])
 
         if self.parallel:  # both read the same normalised stream (GPT-J, Phi)
-            y_BTD = self.attention_norm(x_BTD)
-            total = attention(y_BTD), self.mlp(y_BTD, keys[5])
-            x_BTD = x_BTD + dropout(total[0], self.dropout, keys[1])
-            return self._pin(x_BTD + dropout(total[1], self.dropout, keys[4])), cache
+            y_BTD = stream.gather(self.attention_norm(x_BTD), self.compute)
+            for out, at in ((attention(y_BTD), 1), (self.mlp(y_BTD, keys[5]), 4)):
+                out = stream.scatter(out, self.compute)
+                x_BTD = x_BTD + dropout(out, self.dropout, keys[at])
+            return stream.pin(x_BTD, self.compute), cache
         x_BTD = self._sublayer("attention", attention, x_BTD, keys[1])
         if self.cross is not None:
             x_BTD = self._sublayer("cross", cross, x_BTD, keys[3])
@@ -106,13 +108,11 @@ class Block(Module):
     ) -> jax.Array:
         norm = getattr(self, f"{name}_norm")
         before = self.placement in ("pre", "sandwich")
-        y_BTD = run(norm(x_BTD) if before else x_BTD)
+        y_BTD = run(stream.gather(norm(x_BTD) if before else x_BTD, self.compute))
+        y_BTD = stream.scatter(y_BTD, self.compute)
         if self.placement == "output":
             y_BTD = norm(y_BTD)
         elif self.placement == "sandwich":
             y_BTD = getattr(self, f"{name}_output_norm")(y_BTD)
         total = x_BTD + dropout(y_BTD, self.dropout, key)
-        return self._pin(norm(total) if self.placement == "post" else total)
-
-    def _pin(self, x_BTD: jax.Array) -> jax.Array:
-        return self.compute.constrain(x_BTD, "batch", "sequence", "act_embed")
+        return stream.pin(norm(total) if self.placement == "post" else total, self.compute)

@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxllm.core.mesh import check_layers
 from jaxllm.models.block import Block, Context
 from jaxllm.models.config import ModelConfig
+from jaxllm.nn import stream
 from jaxllm.nn.attention import Cache, CacheSlots
 from jaxllm.nn.compute import Compute
+from jaxllm.nn.context import Order
 from jaxllm.nn.kernels.attention import Places
 from jaxllm.nn.layers import Embedding, dropout
 from jaxllm.nn.module import Module, Stack
@@ -33,6 +36,7 @@ class Inputs(NamedTuple):
     prefix: jax.Array | None = None  # not 0: a token that is seen from before it too
     types: jax.Array | None = None  # token types; None: all 0
     encoder: Inputs | None = None
+    order: Order | None = None  # in which the rows stand under context parallelism; None: as read
 
 
 class Memory(NamedTuple):
@@ -48,6 +52,8 @@ class Tower(Module):
     def __init__(
         self, key: jax.Array, config: ModelConfig, compute: Compute, *, causal: bool, cross: bool
     ):
+        group = min(len(config.attention.pattern), config.layers)
+        check_layers(compute.sharding, config.layers, group)
         keys = jax.random.split(key, 6)
         stddev, width, positions = config.init.stddev, config.width, config.positions
         table = partial(Embedding, compute=compute, width=width, stddev=stddev)
@@ -69,7 +75,7 @@ class Tower(Module):
         )
         self.layers = Stack(
             partial(Block, config=config, compute=compute, causal=causal, cross=cross),
-            config.layers, keys[4], min(len(config.attention.pattern), config.layers),
+            config.layers, keys[4], group,
         )
         post = config.norm.placement == "post"  # then every layer ends with a norm
         self.norm = None if post else make_norm(keys[5], compute, width, config.norm)
@@ -89,16 +95,20 @@ class Tower(Module):
         places = Places(
             query_segments_BT=inputs.segments, key_segments_BS=inputs.segments,
             key_prefix_BS=None if inputs.prefix is None else inputs.prefix != 0,
+            order=inputs.order,
         )
         context = self._context(inputs, places, memory)
         layer_keys = None if key is None else jax.random.split(keys[1], self.config.layers)
 
+        def layer_of(layer: Block, place: int, x: jax.Array, key, context: Context) -> jax.Array:
+            return layer(x, place, context, key)[0]
+
+        given = (layer_of, x_BTD, layer_keys, context, self.compute)
+        microbatches = self.compute.sharding.pipeline(x_BTD.shape[0])
+        if not every_layer and microbatches:
+            return self._normalised(self.layers.pipeline(*given, microbatches)), None
         if not every_layer and self.compute.sharding.parts("embed") > 1:
-            y_BTD = self.layers.scan_ahead(
-                lambda layer, place, x, key, context: layer(x, place, context, key)[0],
-                x_BTD, layer_keys, context, self.compute,
-            )
-            return self._normalised(y_BTD), None
+            return self._normalised(self.layers.scan_ahead(*given)), None
 
         def step(layer: Block, place: int, x: jax.Array, key: jax.Array | None):
             y, _ = layer(x, place, context, key)
@@ -158,7 +168,8 @@ class Tower(Module):
         return Cache(zeros, zeros)
 
     def _normalised(self, x_BTD: jax.Array) -> jax.Array:
-        return x_BTD if self.norm is None else self.norm(x_BTD)
+        x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
+        return stream.gather(x_BTD, self.compute.outside(x_BTD.shape[0]))
 
     def _embed(self, x_BTD: jax.Array, inputs: Inputs, key: jax.Array | None) -> jax.Array:
         if self.config.embedding.scaled:
@@ -172,7 +183,7 @@ class Tower(Module):
             x_BTD = self.embedding_norm(x_BTD)
         own = self.config.embedding.dropout
         x_BTD = dropout(x_BTD, self.config.dropout if own < 0 else own, key)
-        return self.compute.constrain(x_BTD, "batch", "sequence", "act_embed")
+        return stream.pin(x_BTD, self.compute.outside(x_BTD.shape[0]))
 
     def _context(self, inputs: Inputs, places: Places, memory: Memory | None) -> Context:
         """What the layers share: the rotations or biases of `config.positions`, and the memory."""
@@ -184,9 +195,8 @@ class Tower(Module):
                 inputs.positions, config.positions, config.attention.head_dim, slots
             )
         elif config.positions.kind in ("alibi", "relative"):
-            row = jnp.arange(inputs.ids.shape[1], dtype=jnp.int32)[None]
-            queries = row if places.query_index_BT is None else places.query_index_BT
-            keys = row if places.key_index_BS is None else places.key_index_BS
+            length = inputs.ids.shape[1]
+            queries, keys = places.indices(length, length)
             bias = (
                 alibi(queries, keys, config.attention.heads) if self.bias is None
                 else self.bias(queries, keys)

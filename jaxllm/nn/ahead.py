@@ -56,12 +56,12 @@ def scan_ahead(
 
 
 def _forward(steps, gather, scatter, params, x, own, shared):
-    flags = jax.tree.leaves(jax.tree.map(lambda leaf: leaf.perturbed, shared, is_leaf=_is_primal))
+    flags = jax.tree.leaves(jax.tree.map(lambda leaf: leaf.perturbed, shared, is_leaf=is_primal))
     params, x, own, shared = jax.tree.map(
-        lambda leaf: leaf.value, (params, x, own, shared), is_leaf=_is_primal
+        lambda leaf: leaf.value, (params, x, own, shared), is_leaf=is_primal
     )
     x, weights, tapes = forward(steps, gather, params, x, own, shared, flags)
-    return x, (params, weights, own, shared, _Flags(tuple(flags)), tapes)
+    return x, (params, weights, own, shared, Flags(tuple(flags)), tapes)
 
 
 def forward(
@@ -190,7 +190,7 @@ class _Tape:
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["values"])
 @dataclasses.dataclass
-class _Flags:
+class Flags:
     """Which arrays of `shared` are differentiated."""
 
     values: tuple[bool, ...]
@@ -235,5 +235,5 @@ def _at(tree: Tree, place: int) -> Tree:
     return jax.tree.map(lambda a: a[place], tree)
 
 
-def _is_primal(leaf: Any) -> bool:
+def is_primal(leaf: Any) -> bool:
     return hasattr(leaf, "perturbed")

@@ -127,7 +127,7 @@ class Attention(_Projections):
             cache = _write(slots, k, v)
             k, v = (side[slots.layer].astype(q.dtype) for side in cache)
         out = attend(q, k, v, self.pattern(self.causal, kind), places, self.compute, key)
-        return self.output(checkpoint_name(out, "attention")), cache
+        return self.output(out), cache
 
 
 class CrossAttention(_Projections):
@@ -141,7 +141,7 @@ class CrossAttention(_Projections):
         q = self._heads(self.project_query(x_BTD), "query")
         k, v = (y.astype(q.dtype) for y in keys_values)
         out = attend(q, k, v, self.pattern(False, "global"), places, self.compute, key)
-        return self.output(checkpoint_name(out, "attention"))
+        return self.output(out)
 
 
 def _write(slots: CacheSlots, k_BTKH: jax.Array, v_BTKH: jax.Array) -> Cache:

@@ -69,6 +69,11 @@ class Compute:
             return 2**62  # memory is not what a CPU lacks
         return max(MLP_BYTES // (units * self.dtype.itemsize), 1)
 
+    def outside(self, rows: int) -> Compute:
+        """See `Sharding.outside`."""
+        sharding = self.sharding.outside(rows)
+        return self if sharding is self.sharding else dataclasses.replace(self, sharding=sharding)
+
     def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
         """See `Sharding.constrain`."""
         return self.sharding.constrain(x, *axes)

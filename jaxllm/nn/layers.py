@@ -87,7 +87,9 @@ def _project_backward(inputs, spread, residuals, g):
     if spread is None:
         return x_gradient, over_tokens(x, g)
     sharding, axes = spread
-    x_axes, g_axes = ((*TOKENS, *(None,) * (y.ndim - 2)) for y in (x, g))
+    x_axes, g_axes = (
+        (*TOKENS, *sharding.gathered(part)) for part in (axes[:inputs], axes[inputs:])
+    )
     return x_gradient, sharding.summed(over_tokens, (x, x_axes), (g, g_axes), axes=axes)
 
 
@@ -159,18 +161,22 @@ def _lookup_backward(spread, dtype, residuals, g_BTD):
     ids_BT, like_0V = residuals
     V, D = like_0V.shape[1], g_BTD.shape[-1]
     blocks, rows = _blocks(spread, V, D)
+    parts = spread.sharding.parts(spread.axes[0])  # devices with rows of their own
+    own = rows // parts
 
     def block(_, first):
-        def added(ids, g):
-            zeros = jnp.zeros((rows, D), jnp.float32)  # a token may occur thousands of times
-            return zeros.at[_within(ids, first, rows)].add(g.astype(jnp.float32), mode="drop")
+        def added(ids, g, firsts):
+            zeros = jnp.zeros((own, D), jnp.float32)  # a token may occur thousands of times
+            return zeros.at[_within(ids, firsts[0], own)].add(g.astype(jnp.float32), mode="drop")
 
+        firsts = first + jnp.arange(parts, dtype=first.dtype) * own
         return None, spread.sharding.summed(
-            added, (ids_BT, TOKENS), (g_BTD, (*TOKENS, None)), axes=spread.axes
+            added, (ids_BT, TOKENS), (g_BTD, (*TOKENS, None)), (firsts, spread.axes[:1]),
+            axes=spread.axes,
         ).astype(like_0V.dtype)
 
-    parts = jax.lax.scan(block, None, jnp.arange(blocks, dtype=ids_BT.dtype) * rows)[1]
-    return parts.reshape(blocks * rows, D)[:V], None
+    found = jax.lax.scan(block, None, jnp.arange(blocks, dtype=ids_BT.dtype) * rows)[1]
+    return found.reshape(blocks * rows, D)[:V], None
 
 
 _lookup.defvjp(_lookup_forward, _lookup_backward)

@@ -20,6 +20,7 @@ from flax import nnx
 
 from jaxllm.nn.ahead import gathered, scan_ahead
 from jaxllm.nn.compute import Compute
+from jaxllm.nn.pipeline import Plan, pipelined
 
 Module = nnx.Module
 ModuleList = nnx.List
@@ -154,6 +155,40 @@ class Stack(Module):
         Each layer's weights are gathered while the layer before computes, see `nn/ahead.py`; `own`
         has a leading layer dimension, and all that the layers read together is in `shared`.
         """
+        def run(steps, gather, scatter, params, x, own):
+            return scan_ahead(steps, gather, scatter, params, x, own, shared)
+
+        return self._by_hand(run, body, x, own, shared, compute)
+
+    def pipeline(
+        self, body: Callable, x: jax.Array, own: Any, shared: Any, compute: Compute,
+        microbatches: int,
+    ) -> jax.Array:
+        """As `scan_ahead`, the layers shared by the stages of a pipeline (`nn/pipeline.py`).
+
+        `own` is a random key of each layer, or None.
+        """
+        sharding = compute.sharding
+        stages, repeats = sharding.parts("layers"), sharding.repeats
+        axes = _axes_of_layer(self.layer)
+
+        def by_stage(a):
+            return a.reshape(repeats, stages, -1, *a.shape[1:]).swapaxes(0, 1)
+
+        def run(steps, gather, scatter, params, x, own):
+            plan = Plan(sharding, steps, gather, scatter, repeats, microbatches)
+            params = _map_axes(
+                lambda a, axes, _: compute.constrain(by_stage(a), "layers", None, None, *axes),
+                params, axes,
+            )
+            return pipelined(plan, params, x, jax.tree.map(by_stage, own), shared)
+
+        return self._by_hand(run, body, x, own, shared, compute)
+
+    def _by_hand(
+        self, run: Callable, body: Callable, x: jax.Array, own: Any, shared: Any, compute: Compute
+    ) -> jax.Array:
+        """The layers of `layer` by `run(steps, gather, scatter, params, x, own)`, then the tail."""
         structure, params = split(self.layer)
         axes = _axes_of_layer(self.layer)
         whole = self.count - self.count % self.group
@@ -172,7 +207,7 @@ class Stack(Module):
             )
 
         steps = tuple(step(place) for place in range(self.group))
-        x = scan_ahead(steps, gather, scatter, params, x, _sliced(own, slice(0, whole)), shared)
+        x = run(steps, gather, scatter, params, x, _sliced(own, slice(0, whole)))
         for index in range(whole, self.count):
             layer = _sliced(split(self.tail)[1], index - whole)
             weights = gathered(gather, scatter, layer)

@@ -21,7 +21,7 @@ from jaxllm.data.manifest import FILE
 from jaxllm.plan.compile import Compiled, compile_for, devices_of
 from jaxllm.plan.memory import HEADROOM, fits, memory
 from jaxllm.plan.plan import with_known_vocabulary
-from jaxllm.plan.search import hbm, search
+from jaxllm.plan.search import hbm, search, settled
 from jaxllm.plan.slices import Slice, cloud_name, parse_slice
 from jaxllm.plan.workload import Mesh, Workload, check_mesh, make_workload, resolve_mesh
 from jaxllm.train.config import Config
@@ -108,7 +108,7 @@ def check(
         found.look("memory, reckoned", lambda: _reckoned(config, work, where, meshes[0]))
     if compiles and found.passed:
         say(f"compiling the step for {where.name}; minutes for a large model")
-        found.look("compiled", lambda: _compiled(found, work))
+        found.look("compiled", lambda: _compiled(found, work, say))
     return found
 
 
@@ -194,19 +194,18 @@ def _checkpoints(config: Config, work: Workload, where: Slice, workdir: str) -> 
 
 
 def _reckoned(config: Config, work: Workload, where: Slice, mesh: Mesh) -> str:
-    from jaxllm.plan.remat import find_remat
-
-    used = memory(work, mesh, find_remat(config.train.remat), work.kernel(where.chip))
+    used = memory(work, mesh, settled(config.train.remat, work, where, mesh),
+                  work.kernel(where.chip))
     verdict = "fits" if fits(used, hbm(where)) else "may not fit"
     return f"{used.total / GB:.1f} of {hbm(where) / GB:.1f} GB a device: {verdict}"
 
 
-def _compiled(found: Check, work: Workload) -> str:
+def _compiled(found: Check, work: Workload, say: Callable[[str], None]) -> str:
     """Compiles; the result goes into `found`."""
     config, where = found.config, found.where
     room = hbm(where)
     try:
-        step = found.compiled = compile_for(config, where, devices_of(where))
+        step = found.compiled = compile_for(config, where, devices_of(where), say)
     except RuntimeError as error:  # jax's, which this file does not import
         needed = re.search(r"\(([\d.]+)G\) exceeds", str(error))
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -226,8 +225,8 @@ def _compiled(found: Check, work: Workload) -> str:
     free = 1 - step.total / room
     warning = "" if free >= HEADROOM else f", less than the {HEADROOM:.0%} that are advised"
     return (
-        f"{step.total / GB:.2f} of {room / GB:.2f} GB a device, {free:.0%} free{warning}; "
-        f"{step.seconds:.0f} s, {step.compiler}"
+        f"remat {step.remat}: {step.total / GB:.2f} of {room / GB:.2f} GB a device, {free:.0%} "
+        f"free{warning}; {step.seconds:.0f} s, {step.compiler}"
     )
 
 

@@ -13,13 +13,14 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxllm.core.errors import UserError
 from jaxllm.plan.hlo import Traffic, collectives
+from jaxllm.plan.search import hbm
 from jaxllm.plan.slices import Slice
 from jaxllm.plan.workload import lengths_of
 from jaxllm.train.config import Config
@@ -40,6 +41,7 @@ INSTALL = {"tpu": ("libtpu", "pip install -e '.[tpu]' -c constraints.txt"),
 class Compiled:
     """What the compiler says of a step, per device; bytes unless named otherwise."""
 
+    remat: str  # the policy: the recipe's, or what its "auto" came to
     compiler: str  # such as "jax 0.12.0, libtpu 0.0.50.1"
     arguments: int  # state and batch
     temporaries: int
@@ -82,7 +84,10 @@ def devices_of(where: Slice) -> list[jax.Device]:
         ) from error
 
 
-def compile_for(config: Config, where: Slice, devices: list[jax.Device]) -> Compiled:
+def compile_for(
+    config: Config, where: Slice, devices: list[jax.Device],
+    say: Callable[[str], None] = lambda text: None,
+) -> Compiled:
     """The step of a recipe compiled for a slice; `config.model.vocab_size` must be set.
 
     Raises:
@@ -91,26 +96,21 @@ def compile_for(config: Config, where: Slice, devices: list[jax.Device]) -> Comp
     import jax
 
     from jaxllm.core.mesh import Sharding, check_batch, make_mesh
-    from jaxllm.nn.compute import make_compute
     from jaxllm.train import program
     from jaxllm.train.feed import batch_shapes
-    from jaxllm.train.state import make_setup
 
-    train, data = config.train, config.data
+    data = config.data
     sharding = Sharding(make_mesh(config.mesh, devices))
     check_batch(sharding, data.global_batch_size, "--config.data.global_batch_size",
-                train.grad_accumulation)
-    compute = make_compute(
-        sharding, dtype=train.dtype, param_dtype=train.param_dtype, remat=train.remat,
-        attention=train.attention, unroll=train.unroll, mlp_chunk=train.mlp_chunk,
+                config.train.grad_accumulation)
+    found = lengths_of(config)
+    lengths = (found.own, found.encoder)
+    config = program.with_remat(
+        config, config.model, sharding, lengths, found.scored, hbm(where), say
     )
-    setup = make_setup(config.model, compute, config.optimizer, train.steps)
-    lengths = lengths_of(config)
-    batch = batch_shapes(
-        program.example_batch(data, (lengths.own, lengths.encoder)), sharding,
-        data.global_batch_size,
-    )
-    options = program.loss_options(config, config.model, lengths.scored)
+    setup = program.setup_of(config, config.model, sharding)
+    batch = batch_shapes(program.example_batch(data, lengths), sharding, data.global_batch_size)
+    options = program.loss_options(config, config.model, found.scored)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, _quiet():
         compiled = program.compile_step(
@@ -122,20 +122,14 @@ def compile_for(config: Config, where: Slice, devices: list[jax.Device]) -> Comp
     memory, text = compiled.memory_analysis(), compiled.as_text()
     own = program.compiler_version(devices[0])
     return Compiled(
-        compiler=f"jax {jax.__version__}, {own}",
+        remat=config.train.remat, compiler=f"jax {jax.__version__}, {own}",
         arguments=memory.argument_size_in_bytes, temporaries=memory.temp_size_in_bytes,
         outputs=memory.output_size_in_bytes, aliased=memory.alias_size_in_bytes,
-        total=allocated(memory), host=getattr(memory, "host_temp_size_in_bytes", 0),
+        total=program.allocated(memory), host=getattr(memory, "host_temp_size_in_bytes", 0),
         code=memory.generated_code_size_in_bytes, seconds=seconds,
         traffic=collectives(partitioned or text),
         kernels=text.count("tpu_custom_call") + text.count("__cudnn$"), program=compiled,
     )
-
-
-def allocated(memory: Any) -> int:
-    """Bytes that the program has on a device at once: jax 0.12 says so; its peak is within 3 %."""
-    total = getattr(memory, "total_allocation_bytes", 0)
-    return total or memory.peak_memory_in_bytes
 
 
 def _partitioned(folder: Path) -> str:

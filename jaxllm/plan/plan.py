@@ -12,14 +12,14 @@ from jaxllm.core.paths import atomic_write_text, path
 from jaxllm.data.manifest import FILE, read_manifest
 from jaxllm.models.config import ModelConfig, preset
 from jaxllm.plan import scaling
-from jaxllm.plan.chips import CHIPS, Chip
+from jaxllm.plan.chips import CHIPS
 from jaxllm.plan.flops import model_flops, step_flops
 from jaxllm.plan.memory import HEADROOM, fits
 from jaxllm.plan.prices import TERMS, Prices, read_prices
 from jaxllm.plan.remat import POLICIES, find_remat
 from jaxllm.plan.roofline import ASSUMPTIONS, EFFICIENCY
 from jaxllm.plan.scaling import Optimum
-from jaxllm.plan.search import Candidate, evaluate, hbm, search, smallest
+from jaxllm.plan.search import Candidate, evaluate, hbm, search, settled, smallest
 from jaxllm.plan.slices import Slice, parse_slice
 from jaxllm.plan.workload import Workload, check_mesh, make_workload, resolve_mesh
 from jaxllm.train.config import Config
@@ -146,7 +146,7 @@ def make_plan(
         notes += [place.note] if place.note else []
         machine = _machine(config, work, place, read_prices(prices), tokens)
         notes += [text.format(**vars(EFFICIENCY)) for text in ASSUMPTIONS]
-    size = _size(work, config, tokens, machine.chosen.where.chip if machine else CHIPS["v5p"])
+    size = _size(work, tokens, machine, config.train.remat)
     flops = _budget(budget, machine, terms) if budget.given() else size.flops
     loss = float("nan")
     if model.architecture == "decoder":
@@ -170,9 +170,14 @@ def read_plan(file: str) -> dict[str, Any]:
     return content
 
 
-def _size(work: Workload, config: Config, tokens: float, chip: Chip) -> Size:
+def _size(
+    work: Workload, tokens: float, machine: Machine | None, remat: str
+) -> Size:
+    chip, policy = CHIPS["v5p"], find_remat("full" if remat == "auto" else remat)
+    if machine:
+        chip, policy = machine.chosen.where.chip, machine.chosen.remat
     shape, lengths = work.shape, work.lengths
-    parts = step_flops(shape, lengths, find_remat(config.train.remat), work.kernel(chip))
+    parts = step_flops(shape, lengths, policy, work.kernel(chip))
     steps = tokens / work.tokens if tokens else work.steps
     parameters = shape.parameters
     return Size(
@@ -188,7 +193,7 @@ def _machine(
 ) -> Machine:
     mesh = resolve_mesh(config.mesh, where.devices)
     check_mesh(work, mesh)
-    chosen = evaluate(work, where, mesh, find_remat(config.train.remat))
+    chosen = evaluate(work, where, mesh, settled(config.train.remat, work, where, mesh))
     ranked = search(work, where)
     policies = [evaluate(work, where, mesh, remat) for remat in POLICIES.values()]
     steps = tokens / work.tokens if tokens else work.steps

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from jaxllm.plan.memory import Memory, fits, memory
-from jaxllm.plan.remat import POLICIES, Remat
+from jaxllm.plan.remat import POLICIES, Remat, find_remat
 from jaxllm.plan.roofline import StepTime, step_time
 from jaxllm.plan.slices import Slice, slices
 from jaxllm.plan.workload import Mesh, Workload, divisors, fault
@@ -46,6 +46,19 @@ def evaluate(work: Workload, where: Slice, mesh: Mesh, remat: Remat) -> Candidat
         where, mesh, remat, memory(work, mesh, remat, kernel),
         step_time(work, where, mesh, remat, kernel), work.accumulation,
     )
+
+
+def settled(name: str, work: Workload, where: Slice, mesh: Mesh) -> Remat:
+    """The remat policy of this name; of "auto" the fastest that is reckoned to fit, or full.
+
+    Raises:
+      UserError: there is no such policy.
+    """
+    if name != "auto":
+        return find_remat(name)
+    every = [evaluate(work, where, mesh, remat) for remat in POLICIES.values()]
+    fitting = [one for one in every if fits(one.memory, hbm(where))]
+    return min(fitting, key=lambda one: one.step.total).remat if fitting else POLICIES["full"]
 
 
 def meshes(work: Workload, where: Slice) -> Iterator[Mesh]:

@@ -120,6 +120,8 @@ def resolve_mesh(config: MeshConfig, devices: int) -> Mesh:
       UserError: the axes do not multiply to the devices.
     """
     sizes = {axis: getattr(config, axis) for axis in AXES}
+    if config.dcn > 1 and sizes["data"] > 0:
+        sizes["data"] *= config.dcn  # slices are replicas
     bad = [axis for axis, size in sizes.items() if size < 1 and size != -1]
     free = [axis for axis, size in sizes.items() if size == -1]
     if bad:

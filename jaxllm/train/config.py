@@ -50,7 +50,7 @@ class TrainConfig:
     steps: int = 1000
     grad_accumulation: int = 1  # microbatches per step
     init_from: str = ""  # model whose parameters to start from, as --model names it
-    remat: str = "none"  # none | full | attention | kv | projections | mlp | dots
+    remat: str = "none"  # auto | none | full | attention | kv | projections | mlp | dots
     attention: str = "auto"  # auto | xla | cudnn | splash
     dtype: str = "auto"  # of compute; auto: bfloat16 on accelerators, float32 on a CPU
     param_dtype: str = "float32"

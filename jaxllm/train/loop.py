@@ -30,7 +30,6 @@ from jaxllm.models.config import ModelConfig
 from jaxllm.models.flops import train_flops_per_row
 from jaxllm.models.load import Model
 from jaxllm.models.parameters import param_count
-from jaxllm.nn.compute import make_compute
 from jaxllm.train.config import Config
 from jaxllm.train.evaluate import validation_record
 from jaxllm.train.feed import batch_shapes, local_rows, place
@@ -43,9 +42,9 @@ from jaxllm.train.origin import (
     warn_unexportable,
     with_vocabulary,
 )
-from jaxllm.train.program import compile_step, loss_options
+from jaxllm.train.program import compile_step, loss_options, room_of, setup_of, with_remat
 from jaxllm.train.recorder import Clock, NonFinite, Recorder
-from jaxllm.train.state import Setup, TrainState, init_state, make_setup
+from jaxllm.train.state import TrainState, init_state
 from jaxllm.train.step import jit_eval_step, step_key
 
 
@@ -121,7 +120,12 @@ class Run:
         self.tokenizer = _tokenizer(config, self.data)
         for length, name in zip(self.data.lengths, ROWS, strict=True):
             config.model.check_length(length, name)
-        self.setup = _setup(config, self.sharding, self.tokenizer)
+        model = with_vocabulary(config, self.tokenizer)
+        config = self.config = with_remat(
+            config, model, self.sharding, self.data.lengths, self.data.targets_per_row,
+            room_of(self.sharding.mesh.devices.flat[0]), display.message,
+        )
+        self.setup = setup_of(config, model, self.sharding)
         for evaluator in evaluators:
             evaluator.check(self.setup.model, self.tokenizer)
         self.options = loss_options(config, self.setup.model, self.data.targets_per_row)
@@ -369,15 +373,6 @@ def _tokenizer(config: Config, data: TrainingData) -> tokenizers.Tokenizer:
                 f"--config.tokenizer.path={config.tokenizer.path}."
             )
     return tokenizer
-
-
-def _setup(config: Config, sharding: Sharding, tokenizer: tokenizers.Tokenizer) -> Setup:
-    model, train = with_vocabulary(config, tokenizer), config.train
-    compute = make_compute(
-        sharding, dtype=train.dtype, param_dtype=train.param_dtype, remat=train.remat,
-        attention=train.attention, unroll=train.unroll, mlp_chunk=train.mlp_chunk,
-    )
-    return make_setup(model, compute, config.optimizer, train.steps)
 
 
 def _due(step: int, every: int) -> bool:

@@ -51,6 +51,7 @@ def cross_entropy(
 
     z-loss: Chowdhery et al. 2022 (PaLM); label smoothing: Szegedy et al. 2016.
     """
+    compute = compute.outside(hidden_BTD.shape[0])
     weights_BT = weights_BT.astype(jnp.float32)
     sharded = compute.sharding.parts("embed") > 1
     sums = (blocked_sums if sharded else chunked_sums)(

@@ -5,22 +5,32 @@ Both go through `compile_step`, so that what was checked is what runs.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.core.errors import UserError
+from jaxllm.core.mesh import Sharding
 from jaxllm.data.batch import Batch
 from jaxllm.data.config import DataConfig
 from jaxllm.models.config import ModelConfig
+from jaxllm.nn.compute import make_compute
 from jaxllm.train.config import Config, TrainConfig
+from jaxllm.train.feed import batch_shapes
 from jaxllm.train.losses import LossOptions
-from jaxllm.train.state import Setup, TrainState
+from jaxllm.train.state import Setup, TrainState, make_setup
 from jaxllm.train.step import jit_train_step
+
+# From the least recomputation to the most.
+BY_RECOMPUTATION = ("none", "mlp", "projections", "kv", "attention", "full")
+HEADROOM = 0.05  # of a device's memory, that train.remat="auto" leaves free
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,70 @@ def compile_step(
     check_accepted(chosen, device)
     step = jit_train_step(setup, options, config.train.grad_accumulation, config.seed)
     return step.lower(state, batch).compile(compiler_options={**chosen, **(extra or {})} or None)
+
+
+def setup_of(config: Config, model: ModelConfig, sharding: Sharding) -> Setup:
+    """The setup of a run's model, whose `train.remat` names a policy."""
+    train = config.train
+    compute = make_compute(
+        sharding, dtype=train.dtype, param_dtype=train.param_dtype, remat=train.remat,
+        attention=train.attention, unroll=train.unroll, mlp_chunk=train.mlp_chunk,
+    )
+    return make_setup(model, compute, config.optimizer, train.steps)
+
+
+def with_remat(
+    config: Config, model: ModelConfig, sharding: Sharding, lengths: tuple[int, int],
+    targets_per_row: int, room: float | None, say: Callable[[str], None],
+) -> Config:
+    """`config` with `train.remat="auto"` made the policy of least recomputation that fits.
+
+    The step is compiled for one policy after the other until the compiler's own figure is at most
+    `room`, bytes of a device (None: any), with HEADROOM left free.
+
+    Raises:
+      UserError: none fits.
+    """
+    if config.train.remat != "auto":
+        return config
+    batch = batch_shapes(
+        example_batch(config.data, lengths), sharding, config.data.global_batch_size
+    )
+    for name in BY_RECOMPUTATION:
+        tried = dataclasses.replace(config, train=dataclasses.replace(config.train, remat=name))
+        setup = setup_of(tried, model, sharding)
+        if room is None:
+            return tried
+        options = loss_options(tried, model, targets_per_row)
+        try:
+            compiled = compile_step(tried, setup, options, abstract_state(setup), batch)
+        except RuntimeError as error:  # jax's own: what does not fit a TPU does not compile
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            say(f"train.remat={name}: does not fit")
+            continue
+        total = allocated(compiled.memory_analysis())
+        say(f"train.remat={name}: {total / 1e9:.2f} of {room / 1e9:.2f} GB")
+        if total <= (1 - HEADROOM) * room:
+            return tried
+    raise UserError(
+        "train.remat='auto': the step does not fit with any policy. Lower "
+        "data.global_batch_size, raise train.grad_accumulation, or use more devices."
+    )
+
+
+def room_of(device: jax.Device) -> float | None:
+    """Bytes that programs may use of a device; None where it does not say (CPU)."""
+    stats = device.memory_stats() if hasattr(device, "memory_stats") else None
+    return None if not stats else stats.get("bytes_limit")
+
+
+def allocated(memory: Any) -> int:
+    """Bytes that a program has on a device at once, of its memory analysis.
+
+    jax 0.12 says so; the peak of older ones is within 3 %.
+    """
+    return getattr(memory, "total_allocation_bytes", 0) or memory.peak_memory_in_bytes
 
 
 def abstract_state(setup: Setup) -> TrainState:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.parameters import check_divisible, is_spec, param_shardings
@@ -93,7 +95,10 @@ def init_state(setup: Setup, seed: int, params: Params | None = None) -> TrainSt
 
 
 def _optimizer_shardings(opt_state: Any, specs: Params, params: Params, replicated: Any) -> Any:
-    """Moments lie as their parameter does; factored and scalar statistics are replicated."""
+    """Moments lie as their parameter does, factored ones along the dimensions they keep.
+
+    Scalar statistics are replicated.
+    """
     table = {
         tuple(key.key for key in path): (spec.shape, sharding)
         for (path, spec), sharding in zip(
@@ -106,7 +111,27 @@ def _optimizer_shardings(opt_state: Any, specs: Params, params: Params, replicat
         names = tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
         # optax nests the parameters' tree under keys of its own
         found = [table[names[i:]] for i in range(len(names)) if names[i:] in table]
-        return found[0][1] if found and found[0][0] == leaf.shape else replicated
+        if not found:
+            return replicated
+        shape, sharding = found[0]
+        if shape == leaf.shape:
+            return sharding
+        fields = {key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)}
+        gone = _reduced(shape, fields)
+        if gone is None or np.delete(shape, gone).tolist() != list(leaf.shape):
+            return replicated
+        kept = [axis for at, axis in enumerate(sharding.spec) if at != gone]
+        return NamedSharding(sharding.mesh, PartitionSpec(*kept))
 
     return jax.tree_util.tree_map_with_path(of, opt_state)
 
+
+def _reduced(shape: tuple[int, ...], fields: set[str]) -> int | None:
+    """The dimension over which Adafactor's rows or columns are means; None for other statistics.
+
+    Of the two largest, columns lack the smaller and rows the larger (optax.scale_by_factored_rms).
+    """
+    order = np.argsort(shape)
+    if len(shape) < 2 or not fields & {"v_row", "v_col"}:
+        return None
+    return int(order[-1] if "v_row" in fields else order[-2])

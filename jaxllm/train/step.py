@@ -12,6 +12,7 @@ import optax
 from jaxllm.data.batch import Batch
 from jaxllm.models.load import Model
 from jaxllm.models.transformer import Transformer, inputs_of
+from jaxllm.nn.context import balanced
 from jaxllm.nn.module import Params, bind
 from jaxllm.train.losses import LossOptions, LossSums, cross_entropy, only_targets
 from jaxllm.train.optimizers import clip_factor
@@ -25,7 +26,13 @@ def batch_loss(
 ) -> LossSums:
     """The loss sums of one batch; dropout is on when `key` is given."""
     model: Transformer = bind(setup.structure, params)
-    hidden = model.hidden(inputs_of(batch), key)
+    sharding, order = setup.compute.sharding, None
+    if model.decoder is not None:
+        order = balanced(sharding, batch.inputs.shape[1])
+    if order is not None:  # the encoder's rows stay: without a causal mask their order is as good
+        ours = {name: x for name, x in batch._asdict().items() if not name.startswith("encoder_")}
+        batch = batch._replace(**order.arrange(ours, sharding))
+    hidden = model.hidden(inputs_of(batch)._replace(order=order), key)
     hidden, targets, weights = only_targets(options, hidden, batch.targets, batch.weights)
     return cross_entropy(
         model.features(hidden), model.head_kernel(), targets, weights, options, setup.compute,

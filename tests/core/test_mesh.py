@@ -3,11 +3,16 @@
 Specs are compared with hand-written PartitionSpecs, and placements with what each device holds.
 """
 
+import dataclasses
+import re
+
 import jax
 import numpy as np
 import pytest
+from jax.experimental import mesh_utils
 from jax.sharding import PartitionSpec as P
 
+from jaxllm.core import mesh
 from jaxllm.core.config import MeshConfig
 from jaxllm.core.errors import UserError
 from jaxllm.core.mesh import MESH_AXES, RULES, Sharding, check_batch, make_mesh, single_device
@@ -18,11 +23,12 @@ def test_there_are_eight_devices():
 
 
 @pytest.mark.parametrize(("axes", "shape"), [
-    ({}, (1, 1, 8, 1, 1, 1)),  # fsdp=-1 is the default
-    ({"data": -1, "fsdp": 1}, (1, 8, 1, 1, 1, 1)),
-    ({"data": 2, "fsdp": 2, "tensor": 2}, (1, 2, 2, 1, 1, 2)),
-    ({"tensor": 4}, (1, 1, 2, 1, 1, 4)),
-    ({"stage": 2, "context": 2, "expert": 2}, (2, 1, 1, 2, 2, 1)),
+    ({}, (1, 1, 1, 8, 1, 1, 1)),  # fsdp=-1 is the default
+    ({"data": -1, "fsdp": 1}, (1, 1, 8, 1, 1, 1, 1)),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, (1, 1, 2, 2, 1, 1, 2)),
+    ({"tensor": 4}, (1, 1, 1, 2, 1, 1, 4)),
+    ({"stage": 2, "context": 2, "expert": 2}, (1, 2, 1, 1, 2, 2, 1)),
+    ({"dcn": 2, "fsdp": -1}, (2, 1, 1, 4, 1, 1, 1)),
 ])
 def test_make_mesh(axes, shape):
     mesh = make_mesh(MeshConfig(**axes))
@@ -42,6 +48,7 @@ def test_a_mesh_over_some_devices():
     ({"data": 16}, r"needs 16 devices"),
     ({"fsdp": 1}, r"all axes 1\) needs 1 devices"),
     ({"data": -1}, r"Only one mesh axis may be -1; these are: data, fsdp"),
+    ({"dcn": 3}, r"dcn 3 x fsdp -1\) needs 3 devices"),
     ({"tensor": 0}, r"mesh\.tensor=0 must be at least 1"),
     ({"tensor": -2}, r"mesh\.tensor=-2 must be at least 1"),
 ])
@@ -60,6 +67,10 @@ def test_make_mesh_refuses(axes, message):
     ({"data": 2, "fsdp": 2, "expert": 2}, ("batch",), P(("data", "fsdp", "expert"))),
     ({"data": 4, "context": 2}, ("batch", "sequence", None), P("data", "context", None)),
     ({"stage": 2, "tensor": 4}, ("layers", "vocab", "embed"), P("stage", "tensor", None)),
+    ({"dcn": 2, "fsdp": 4}, ("batch", "sequence"), P(("dcn", "fsdp"), None)),
+    ({"dcn": 2, "fsdp": 4}, ("embed", "mlp"), P("fsdp", None)),
+    ({"context": 2, "tensor": 4}, ("batch", "stream", "act_embed"),
+     P(None, ("context", "tensor"), None)),
 ])
 def test_spec(sharding_of, mesh, axes, spec):
     assert sharding_of(**mesh).spec(axes) == spec
@@ -89,6 +100,60 @@ def test_too_few_devices_on_a_cpu_name_the_way_to_try_it():
         make_mesh(MeshConfig(fsdp=2), jax.devices()[:1])
     with pytest.raises(UserError, match=r"there are 8\. Choose axes .* 4, 8, or .*_count=16\."):
         make_mesh(MeshConfig(fsdp=16))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A TPU device as far as a mesh asks; `coords` lie on a line."""
+
+    id: int
+    slice_index: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v5p"
+    process_index: int = 0
+
+
+def chips(*sizes):
+    """Chips of slices of these sizes, mixed up."""
+    found = [Chip(100 * i + j, i) for i, size in enumerate(sizes) for j in range(size)]
+    return found[::2] + found[1::2]
+
+
+def test_a_slice_is_an_index_of_the_outermost_axis(monkeypatch):
+    monkeypatch.setattr(  # which needs coordinates
+        mesh_utils, "create_device_mesh",
+        lambda shape, devices, **_: np.array(sorted(devices, key=lambda d: d.id)).reshape(shape),
+    )
+    monkeypatch.setattr(mesh, "Mesh", lambda devices, names, axis_types: devices)
+    found = mesh.make_mesh(MeshConfig(dcn=2, fsdp=-1, tensor=2), chips(4, 4))
+    assert found.shape == (2, 1, 1, 2, 1, 1, 2)
+    assert [[d.id for d in part.flat] for part in found] == [[0, 1, 2, 3], [100, 101, 102, 103]]
+
+
+@pytest.mark.parametrize(("dcn", "sizes", "message"), [
+    (1, (4, 4), r"mesh\.dcn=1 is not the number of slices: the 8 devices lie on 2, 4 on each"),
+    (4, (4, 4), r"mesh\.dcn=4 .*Set mesh\.dcn=2, the other axes multiplying to 4"),
+    (2, (8,), r"mesh\.dcn=2 .* lie on 1, 8 on each"),
+    (2, (4, 2), r"The slices have 4, 2 devices"),
+])
+def test_slices_that_do_not_match_are_refused(dcn, sizes, message):
+    with pytest.raises(UserError, match=message):
+        mesh.make_mesh(MeshConfig(dcn=dcn, fsdp=-1), chips(*sizes))
+
+
+def test_gradients_are_scattered_in_a_slice_before_they_are_summed_between_slices(sharding_of):
+    sharding = sharding_of(dcn=2, fsdp=2, data=2)
+    x = np.arange(8 * 4, dtype=np.float32).reshape(8, 4)
+
+    def total(x):
+        return sharding.summed(lambda x: x.T @ x, (x, ("batch", None)), axes=("embed", "mlp"))
+
+    np.testing.assert_allclose(jax.jit(total)(x), x.T @ x)
+    text = jax.jit(total).lower(x).as_text()
+    kinds = re.findall(r"stablehlo\.(reduce_scatter|all_reduce)", text)
+    groups = re.findall(r"replica_groups = dense<(.*?)>", text)
+    assert kinds == ["reduce_scatter", "all_reduce", "all_reduce"]
+    assert groups[-1] == "[[0, 4], [1, 5], [2, 6], [3, 7]]"  # between the slices
 
 
 def test_parts(sharding_of):

@@ -66,7 +66,7 @@ def test_with_a_slice(capsys, tmp_path):
     (["--topology=v6e-16", "--budget_dollars=1", "--budget_flops=1e20"], ["Give one budget"]),
     (["--topology=v6e-16", "--prices=none.json"], ["none.json"]),
     (["--tokens=-1"], ["tokens"]),
-    (["--topolgy=v6e-16"], ["'slice'"]),
+    (["--topolgy=v6e-16"], ["Did you mean 'topology'"]),
     (["--config.train.remat=ful"], ["'ful'", "'full'"]),
 ])
 def test_mistakes_end_with_one_paragraph(capsys, arguments, words):

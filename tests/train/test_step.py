@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from jaxllm.core.config import MeshConfig
-from jaxllm.core.mesh import Sharding, make_mesh, single_device
+from jaxllm.core.mesh import Sharding, make_mesh, make_sharding, single_device
 from jaxllm.data.batch import Batch
 from jaxllm.models.config import preset
 from jaxllm.nn.compute import make_compute
+from jaxllm.nn.config import MlpConfig
 from jaxllm.train.config import OptimizerConfig
-from jaxllm.train.feed import local_rows, place
+from jaxllm.train.feed import batch_shapes, local_rows, place
 from jaxllm.train.losses import LossOptions
 from jaxllm.train.state import init_state, make_setup
 from jaxllm.train.step import jit_train_step
@@ -63,7 +65,11 @@ def mesh_cases():
     yield {"data": 2, "context": 2, "stage": 2}
     yield from (
         pytest.param(mesh, marks=slow)
-        for mesh in ({"fsdp": 8}, {"data": 8}, {"fsdp": 4, "tensor": 2}, {"fsdp": 2, "expert": 4})
+        for mesh in (
+            {"fsdp": 8}, {"data": 8}, {"fsdp": 4, "tensor": 2}, {"fsdp": 2, "expert": 4},
+            {"fsdp": 2, "context": 2, "tensor": 2}, {"dcn": 2, "fsdp": 2, "tensor": 2},
+            {"dcn": 2, "stage": 2, "fsdp": 2}, {"stage": 2, "context": 2, "tensor": 2},
+        )
     )
 
 
@@ -71,7 +77,7 @@ def mesh_cases():
     "mesh", list(mesh_cases()), ids=lambda mesh: "-".join(f"{k}{v}" for k, v in mesh.items())
 )
 def test_sharded_equals_unsharded(reference, mesh):
-    sharding = Sharding(make_mesh(MeshConfig(**({"fsdp": 1} | mesh))))
+    sharding = make_sharding(MeshConfig(**({"fsdp": 1} | mesh)))
     losses, state = curve(sharding)
     np.testing.assert_allclose(losses, reference[0], rtol=1e-5)
     for ours, theirs in zip(
@@ -104,6 +110,28 @@ def test_the_state_is_born_in_its_shards():
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("mesh", [
+    {"fsdp": 2, "data": 2, "tensor": 2}, pytest.param({"fsdp": 8}, marks=pytest.mark.slow),
+], ids=str)
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("adafactor", marks=pytest.mark.slow)])
+def test_the_state_is_updated_in_its_memory(mesh, optimizer):
+    """What the compiled step aliases is all of a device's state: nothing of it is there twice."""
+    sharding = Sharding(make_mesh(MeshConfig(**mesh)))
+    setup = setup_for(sharding, optimizer=OptimizerConfig(name=optimizer), remat="full")
+
+    def bytes_of(shape, place):
+        return int(np.prod(place.shard_shape(shape.shape), dtype=int)) * shape.dtype.itemsize
+
+    def placed(shape, place):
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
+
+    state = jax.tree.map(placed, setup.shapes, setup.shardings)
+    batch = batch_shapes(batch_at(0), sharding, B)
+    compiled = jit_train_step(setup, LossOptions(), 1, seed=0).lower(state, batch).compile()
+    expected = sum(jax.tree.leaves(jax.tree.map(bytes_of, setup.shapes, setup.shardings)))
+    assert compiled.memory_analysis().alias_size_in_bytes == expected
+
+
 def test_accumulation_equals_the_whole_batch(reference):
     losses, _ = curve(single_device(), accumulation=4)
     np.testing.assert_allclose(losses, reference[0], rtol=1e-5)
@@ -125,6 +153,27 @@ def test_every_optimizer_shards(name):
     losses, _ = curve(sharding, steps=3, optimizer=optimizer)
     alone, _ = curve(single_device(), steps=3, optimizer=optimizer)
     np.testing.assert_allclose(losses, alone, rtol=1e-4)
+
+
+def test_factored_statistics_lie_along_the_dimensions_they_keep():
+    """Rows lack the larger of the two large dimensions, columns the smaller."""
+    sharding = Sharding(make_mesh(MeshConfig(fsdp=2, tensor=2, stage=2)))
+    config = dataclasses.replace(preset("llama_debug"), width=128, vocab_size=256)
+    config = dataclasses.replace(config, mlp=MlpConfig(width=384)).completed()
+    setup = make_setup(config, make_compute(sharding), OptimizerConfig(name="adafactor"), 20)
+    found = {
+        jax.tree_util.keystr(path): (shape.shape, place.spec)
+        for (path, shape), place in zip(
+            jax.tree_util.tree_leaves_with_path(setup.shapes.opt_state),
+            jax.tree.leaves(setup.shardings.opt_state), strict=True,
+        )
+    }
+    up = {name.split(".")[1].split("[")[0]: value for name, value in found.items()
+          if "['up']" in name}
+    assert up == {  # of [layers, embed, mlp]
+        "v_row": ((2, 128), P("stage", "fsdp")), "v_col": ((2, 384), P("stage", "tensor")),
+        "v": ((1,), P()),
+    }
 
 
 def test_dropout_depends_on_seed_and_step_only():

@@ -11,9 +11,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxllm.core.errors import UserError
 from jaxllm.nn.compute import Compute
+from jaxllm.nn.context import Order
+from jaxllm.nn.kernels.tiles import tiles
 from jaxllm.nn.layers import dropout
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row with no key stays finite
@@ -37,8 +40,8 @@ class Pattern:
 class Places(NamedTuple):
     """Where queries and keys stand. Equal segments (documents) see each other; None: all one.
 
-    Indices grow along the sequence; None: 0, 1, 2, … for queries and keys alike. Keys of a prefix
-    are seen from before them too.
+    Indices grow along the sequence; None: 0, 1, 2, … for queries and keys alike, or as `order` has
+    them. Keys of a prefix are seen from before them too.
     """
 
     query_index_BT: jax.Array | None = None
@@ -47,6 +50,18 @@ class Places(NamedTuple):
     key_segments_BS: jax.Array | None = None
     key_prefix_BS: jax.Array | None = None  # bool
     bias_BNTS: jax.Array | None = None  # float32, added to the scores; B may be 1
+    order: Order | None = None  # of queries and keys, under context parallelism
+
+    def indices(self, queries: int, keys: int) -> tuple[jax.Array, jax.Array]:
+        """Where so many queries and keys stand, int32 [B or 1, T] and [B or 1, S]."""
+        if self.order is not None:
+            row = jnp.asarray(self.order.places(queries))[None]
+            return row, row
+        i, j = (jnp.arange(n, dtype=jnp.int32)[None] for n in (queries, keys))
+        return (
+            i if self.query_index_BT is None else self.query_index_BT,
+            j if self.key_index_BS is None else self.key_index_BS,
+        )
 
 
 def attend(
@@ -58,15 +73,16 @@ def attend(
     `key` switches on dropout of the probabilities.
     """
     name = choose(compute, pattern, places, q_BTNH, k_BSKH, key)
+    # Named for remat policies; splash names what its own backward pass wants, in its own layout.
     if name == "xla":
-        return _xla(q_BTNH, k_BSKH, v_BSKH, pattern, places, key)
+        out = _xla(q_BTNH, k_BSKH, v_BSKH, pattern, places, key)
+        return checkpoint_name(out, "attention")
     if name == "cudnn":
-        return _cudnn(q_BTNH, k_BSKH, v_BSKH, pattern, places)
+        return checkpoint_name(_cudnn(q_BTNH, k_BSKH, v_BSKH, pattern, places), "attention")
     from jaxllm.nn.kernels.splash import splash  # Pallas: only where it runs
 
     interpret = name == "splash_interpret"
-    segments = places.query_segments_BT
-    return splash(q_BTNH, k_BSKH, v_BSKH, segments, pattern, compute.sharding, interpret)
+    return splash(q_BTNH, k_BSKH, v_BSKH, pattern, places, compute.sharding, interpret)
 
 
 def choose(compute: Compute, pattern: Pattern, places: Places, q, k, key) -> str:
@@ -104,9 +120,10 @@ def refusal(
         return "it has no prefix that is seen from before"
     if key is not None and pattern.dropout > 0:
         return "it has no dropout of attention probabilities"
-    if compute.sharding.parts("sequence") > 1:
-        return "it needs the whole sequence on a device, and mesh.context cuts it"
+    parts = compute.sharding.parts("sequence")
     if name == "cudnn":
+        if parts > 1:
+            return "it needs the whole sequence on a device, and mesh.context cuts it"
         if pattern.softcap:
             return "it has no soft-cap"
         if q.dtype not in (jnp.bfloat16, jnp.float16):
@@ -114,17 +131,19 @@ def refusal(
         if head_dim % 8 or head_dim > 128:
             return f"it takes head dimensions that are multiples of 8 up to 128, not {head_dim}"
         return None
-    if length % 128:
-        return f"it takes sequence lengths that are multiples of 128, not {length}"
     if k.shape[1] != length:
         return "it is set up for as many keys as queries"
+    if length % (128 * parts):
+        cut = f" x mesh.context = {128 * parts}" if parts > 1 else ""
+        return f"it takes sequence lengths that are multiples of 128{cut}, not {length}"
+    if tiles(compute.sharding.chip, length, parts, head_dim, q.dtype.itemsize) is None:
+        return f"no tile of heads of {head_dim} fits the vector memory of a {compute.sharding.chip}"
     return None
 
 
 def mask_of(pattern: Pattern, places: Places, queries: int, keys: int) -> jax.Array | None:
     """Boolean [B or 1, T, S], True where a query may see a key; None when it may see all."""
-    i = jnp.arange(queries)[None] if places.query_index_BT is None else places.query_index_BT
-    j = jnp.arange(keys)[None] if places.key_index_BS is None else places.key_index_BS
+    i, j = places.indices(queries, keys)
     i, j = i[:, :, None], j[:, None, :]
     parts = []
     if pattern.causal and places.key_prefix_BS is not None:
