@@ -20,6 +20,7 @@ from jaxllm.train.config import default_config, on_slice, shrink
 BATCH, REMAT = "data.global_batch_size", "train.remat"
 SLICES = {
     "v5p-1024": {BATCH: 512, REMAT: "full"},
+    "4xv5p-1024": {BATCH: 2048, REMAT: "full", "mesh.dcn": 4},
     "tpu7x-512": {BATCH: 512, REMAT: "full"},
 }
 

@@ -95,12 +95,12 @@ def compile_for(
     """
     import jax
 
-    from jaxllm.core.mesh import Sharding, check_batch, make_mesh
+    from jaxllm.core.mesh import check_batch, make_sharding
     from jaxllm.train import program
     from jaxllm.train.feed import batch_shapes
 
     data = config.data
-    sharding = Sharding(make_mesh(config.mesh, devices))
+    sharding = make_sharding(config.mesh, devices)
     check_batch(sharding, data.global_batch_size, "--config.data.global_batch_size",
                 config.train.grad_accumulation)
     found = lengths_of(config)

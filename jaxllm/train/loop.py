@@ -20,7 +20,7 @@ from jaxllm.core.config import to_dict
 from jaxllm.core.display import Display
 from jaxllm.core.errors import Interrupted, UserError, naming_memory
 from jaxllm.core.lock import Lock
-from jaxllm.core.mesh import Sharding, check_batch, make_mesh
+from jaxllm.core.mesh import check_batch, make_sharding
 from jaxllm.core.paths import atomic_write_text
 from jaxllm.core.rundir import MetricsWriter, Record, RunDirectory, read_metrics
 from jaxllm.data import tokenizers
@@ -106,7 +106,7 @@ class Run:
         self.config, self.difference, self.display = config, difference, display
         self.evaluators = evaluators
         self.clock = Clock()
-        self.sharding = Sharding(make_mesh(config.mesh))
+        self.sharding = make_sharding(config.mesh)
         self.batch_size = config.data.global_batch_size
         check_batch(
             self.sharding, self.batch_size, "--config.data.global_batch_size",
@@ -123,7 +123,7 @@ class Run:
         model = with_vocabulary(config, self.tokenizer)
         config = self.config = with_remat(
             config, model, self.sharding, self.data.lengths, self.data.targets_per_row,
-            room_of(self.sharding.mesh.devices.flat[0]), display.message,
+            room_of(jax.local_devices()[0]), display.message,
         )
         self.setup = setup_of(config, model, self.sharding)
         for evaluator in evaluators:

@@ -237,6 +237,7 @@ def test_a_damaged_checkpoint_is_refused_or_the_one_before_used(run, tmp_path, c
     )
 
 
+@pytest.mark.slow
 def test_there_and_back_is_the_same_folder(original, run, tmp_path, capsys):
     output = tmp_path / "hf"
     assert main(["convert", f"--model={run}", f"--output={output}"]) == 0

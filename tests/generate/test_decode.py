@@ -153,6 +153,7 @@ def test_rows_of_an_encoder_decoder_do_not_depend_on_each_other(encoder_decoder,
     assert together[0] == alone[0]
 
 
+@pytest.mark.slow
 def test_more_beams_find_likelier_texts(model, tokenizer):
     def log_probability(completion):
         ids = np.array([[*tokenizer.encode("To be"), *completion.token_ids]])

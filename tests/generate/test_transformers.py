@@ -38,7 +38,7 @@ class Numbers(Tokenizer):
 def folders():
     """One of each kind of tower and of positions by default; the others take long."""
     for folder in FOLDERS:
-        slow = folder.name not in ("llama", "gpt2", "t5", "bart")
+        slow = folder.name not in ("gpt2", "t5")
         yield pytest.param(folder, id=folder.name, marks=[pytest.mark.slow] if slow else [])
 
 

@@ -42,7 +42,7 @@ def configs():
             labels = 3 if head.kind.endswith("classification") else 0
             head = dataclasses.replace(head, labels=labels)
             made = dataclasses.replace(config, vocab_size=ROWS, head=head)
-            quick = len(kinds) == 1 and name in ("llama_debug", "gemma3_debug", "t5_debug")
+            quick = len(kinds) == 1 and name in ("llama_debug", "t5_debug")
             yield pytest.param(
                 made.completed(), id=f"{name}-{theirs}", marks=[] if quick else [pytest.mark.slow]
             )

@@ -53,7 +53,8 @@ def close(found, expected):
 
 
 @pytest.mark.parametrize(("family", "mesh"), [
-    ("llama", {"fsdp": 8}), ("llama", {"data": 2, "fsdp": 2, "tensor": 2}),
+    pytest.param("llama", {"fsdp": 8}, marks=pytest.mark.slow),
+    ("llama", {"data": 2, "fsdp": 2, "tensor": 2}),
     # a pattern of two layers, and one layer apart
     pytest.param("gemma3", {"fsdp": 4, "context": 2}, marks=pytest.mark.slow),
     # biases and an encoder's output are shared by the layers and have gradients
@@ -64,16 +65,15 @@ def test_gathered_ahead_equals_one_device(tiny, sharding_of, family, mesh):
     close(gradients(tiny[family], make_compute(sharding_of(**mesh), remat="full")), expected)
 
 
-@pytest.mark.parametrize("remat", [
-    "projections",
-    *(pytest.param(n, marks=pytest.mark.slow) for n in REMAT if n not in ("full", "projections")),
-])
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", [name for name in REMAT if name != "full"])
 def test_remat_changes_no_gradient(tiny, sharding_of, remat):
     expected = gradients(tiny["llama"], make_compute())
     compute = make_compute(sharding_of(data=4, fsdp=2), remat=remat)
     close(gradients(tiny["llama"], compute), expected)
 
 
+@pytest.mark.slow
 def test_dropout_is_that_of_one_device(tiny, sharding_of):
     config = dataclasses.replace(tiny["llama"], dropout=0.2)
     key = jax.random.key(3)

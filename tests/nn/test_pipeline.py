@@ -78,6 +78,7 @@ def test_ticks_move_microbatches_and_gather_over_fsdp_only(tiny):
             assert re.search(rf"f32\[1,1,{T},{width}\]", line), line
 
 
+@pytest.mark.slow
 def test_microbatches_drop_out_each_its_own(tiny, build):
     config = dataclasses.replace(tiny["llama"], dropout=0.5)
     compute = make_compute(sharding(stage=2, data=4, microbatches=2))

@@ -121,6 +121,7 @@ def stop_after(recipe, workdir, step):
         loop.Interrupt.requested = original
 
 
+@pytest.mark.slow
 def test_another_mesh_restores_the_same_state(finished, module_recipe, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(finished[0], copy)

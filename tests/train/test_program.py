@@ -56,6 +56,7 @@ def test_auto_takes_the_least_recomputation_that_fits(config, monkeypatch):
         chosen(config, 1e9, said)
 
 
+@pytest.mark.slow
 def test_auto_with_the_real_compiler(config):
     setup = program.setup_of(
         dataclasses.replace(config, train=dataclasses.replace(config.train, remat="full")),
