@@ -10,6 +10,7 @@ from jaxllm.core.config import MeshConfig
 from jaxllm.core.errors import UserError
 from jaxllm.data.objectives import spans
 from jaxllm.models.config import ModelConfig
+from jaxllm.nn.kernels.tiles import tiles
 from jaxllm.plan.chips import Chip
 from jaxllm.plan.flops import CUDNN, SPLASH, XLA, Kernel, Lengths
 from jaxllm.plan.shapes import ModelShape, Weight, model_shape
@@ -52,9 +53,19 @@ class Workload:
             or config.bidirectional_prefix or config.attention.dropout > 0
         )
         if chip.torus:
-            return XLA if plain or self.lengths.own % 128 else SPLASH
+            return XLA if plain or self.lengths.own % 128 else self._splash(chip)
         wide = config.attention.head_dim > 128 or config.attention.softcap
         return XLA if plain or wide else CUDNN
+
+
+    def _splash(self, chip: Chip) -> Kernel:
+        """Splash with the tiles that `nn/kernels/tiles.py` takes on this chip."""
+        found = tiles(
+            chip.kind, self.lengths.own, 1, self.model.attention.head_dim, self.compute_bytes
+        )
+        if found is None:
+            return SPLASH
+        return Kernel(SPLASH.name, max(found.query, found.key), 5 if found.fused else 7)
 
 
 @dataclass(frozen=True)
