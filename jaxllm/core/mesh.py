@@ -205,7 +205,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     slices = _slices(devices)
     if slices:
         _check_slices(slices, shape[0])
-    if shape[0] > 1 and slices:
+    if slices:  # in one order here and in a compile without the devices
         each = [_ordered(part, shape[1:]) for part in slices]
         return Mesh(np.stack(each), MESH_AXES, axis_types=auto)
     if devices == jax.devices():  # jax then orders the devices along the interconnect
@@ -217,8 +217,8 @@ def _slices(devices: list[jax.Device]) -> list[list[jax.Device]]:
     """TPU devices by slice, in order of its index; none where the devices know of no slices."""
     found: dict[int, list[jax.Device]] = {}
     for device in devices:
-        index = getattr(device, "slice_index", None)
-        if device.platform != "tpu" or index is None:
+        index = getattr(device, "slice_index", None) or 0
+        if device.platform != "tpu":
             return []
         found.setdefault(index, []).append(device)
     return [found[index] for index in sorted(found)]
@@ -300,6 +300,23 @@ def check_layers(sharding: Sharding, layers: int, group: int) -> None:
     )
 
 
+def check_length(sharding: Sharding, lengths: Sequence[int]) -> None:
+    """Refuses rows that the devices of `mesh.context` cannot share evenly; 0: there are none.
+
+    Raises:
+      UserError: with the nearest lengths that divide.
+    """
+    parts = sharding.parts("sequence")
+    for length in lengths:
+        if length % parts:
+            below, above = length // parts * parts, (length // parts + 1) * parts
+            choices = " or ".join(str(n) for n in (below, above) if n)
+            raise UserError(
+                f"mesh.context={parts} does not divide the rows' {length} tokens. Use "
+                f"data.sequence_length (of targets data.target_length) {choices}."
+            )
+
+
 def check_batch(sharding: Sharding, batch_size: int, flag: str, microbatches: int = 1) -> None:
     """Refuses a batch that the devices cannot share evenly, in each of its microbatches.
 
@@ -319,6 +336,8 @@ def check_batch(sharding: Sharding, batch_size: int, flag: str, microbatches: in
             if name != "dcn" or sharding.mesh.shape[name] > 1
         )
         times = f", in each of {microbatches} microbatches" if microbatches > 1 else ""
+        if sharding.parts("layers") > 1:
+            times += f" (of which mesh.stage={sharding.parts('layers')} wants one a stage)"
         raise UserError(
             f"{flag}={batch_size} cannot be shared by {groups} groups of devices ({axes} = "
             f"{groups}){times}. Use {flag}={choices}."

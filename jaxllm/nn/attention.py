@@ -6,6 +6,7 @@ heads, H head dimension.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -140,7 +141,8 @@ class CrossAttention(_Projections):
         """The sublayer's output [B, T, D]; keys and values as `project_key_value` gives them."""
         q = self._heads(self.project_query(x_BTD), "query")
         k, v = (y.astype(q.dtype) for y in keys_values)
-        out = attend(q, k, v, self.pattern(False, "global"), places, self.compute, key)
+        pattern = dataclasses.replace(self.pattern(False, "global"), cross=True)
+        out = attend(q, k, v, pattern, places, self.compute, key)
         return self.output(out)
 
 

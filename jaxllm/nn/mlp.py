@@ -82,7 +82,7 @@ class Mlp(Module):
             return 1
         units = self.width // sharding.parts("act_mlp")
         wanted = -(-tokens // compute.mlp_tokens(units))
-        return next((n for n in range(wanted, tokens + 1) if tokens % n == 0), 1)
+        return next((n for n in range(wanted, 8 * wanted + 1) if tokens % n == 0), 1)
 
 
 class _Plan(NamedTuple):

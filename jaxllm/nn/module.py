@@ -207,6 +207,8 @@ class Stack(Module):
             )
 
         steps = tuple(step(place) for place in range(self.group))
+        if whole % (self.group * compute.unroll) == 0:
+            steps *= compute.unroll
         x = run(steps, gather, scatter, params, x, _sliced(own, slice(0, whole)))
         for index in range(whole, self.count):
             layer = _sliced(split(self.tail)[1], index - whole)

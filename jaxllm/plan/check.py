@@ -93,7 +93,7 @@ def check(
     meshes: list[Mesh] = []
 
     def mesh() -> str:
-        meshes.append(resolve_mesh(config.mesh, where.devices))
+        meshes.append(resolve_mesh(config.mesh, where.devices, where.count))
         check_mesh(work, meshes[0])
         rows = work.rows / meshes[0].groups
         return f"{meshes[0].words()}: {rows:g} rows of a step a device group, {_hosts(work, where)}"
@@ -195,7 +195,7 @@ def _checkpoints(config: Config, work: Workload, where: Slice, workdir: str) -> 
 
 def _reckoned(config: Config, work: Workload, where: Slice, mesh: Mesh) -> str:
     used = memory(work, mesh, settled(config.train.remat, work, where, mesh),
-                  work.kernel(where.chip))
+                  work.kernel(where.chip, mesh.context))
     verdict = "fits" if fits(used, hbm(where)) else "may not fit"
     return f"{used.total / GB:.1f} of {hbm(where) / GB:.1f} GB a device: {verdict}"
 
@@ -239,9 +239,11 @@ def _too_large(config: Config, work: Workload, where: Slice, total: float) -> st
     if not better:
         return f"{text} Nothing that jaxllm plan knows fits {where.name}: use more chips."
     best = better[0]
+    sizes = dataclasses.asdict(best.mesh)
+    sizes["data"] //= config.mesh.dcn  # a plan counts slices as replicas
     axes = " ".join(
-        f"--config.mesh.{axis}={size}" for axis, size in dataclasses.asdict(best.mesh).items()
-        if size > 1
+        f"--config.mesh.{axis}={size}" for axis, size in sizes.items()
+        if size != getattr(config.mesh, axis)
     )
     micro = f" --config.train.grad_accumulation={best.accumulation}"
     return (

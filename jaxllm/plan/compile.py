@@ -95,7 +95,7 @@ def compile_for(
     """
     import jax
 
-    from jaxllm.core.mesh import check_batch, make_sharding
+    from jaxllm.core.mesh import check_batch, check_length, make_sharding
     from jaxllm.train import program
     from jaxllm.train.feed import batch_shapes
 
@@ -105,6 +105,7 @@ def compile_for(
                 config.train.grad_accumulation)
     found = lengths_of(config)
     lengths = (found.own, found.encoder)
+    check_length(sharding, lengths)
     config = program.with_remat(
         config, config.model, sharding, lengths, found.scored, hbm(where), say
     )

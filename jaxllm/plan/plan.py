@@ -191,7 +191,7 @@ def _size(
 def _machine(
     config: Config, work: Workload, where: Slice, prices: Prices, tokens: float
 ) -> Machine:
-    mesh = resolve_mesh(config.mesh, where.devices)
+    mesh = resolve_mesh(config.mesh, where.devices, where.count)
     check_mesh(work, mesh)
     chosen = evaluate(work, where, mesh, settled(config.train.remat, work, where, mesh))
     ranked = search(work, where)
@@ -201,7 +201,7 @@ def _machine(
     hours = days * 24 * where.chips
     return Machine(
         chosen=chosen, fits=fits(chosen.memory, hbm(where)), hbm=hbm(where),
-        kernel=work.kernel(where.chip).name, days=days,
+        kernel=work.kernel(where.chip, mesh.context).name, days=days,
         costs={
             term: None if price is None else price * hours
             for term, price in prices.of(where.chip.name).items()

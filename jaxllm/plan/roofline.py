@@ -240,7 +240,10 @@ class _Roofline:
         rate = links["fsdp"] * self.rates.network * mesh.fsdp / (mesh.fsdp - 1)
         size = work.compute_bytes / mesh.tensor / rate
         layers = [sum(w.size for w in t.layer if w.kernel) * size for t in work.shape.towers]
-        gather = work.accumulation * sum(
+        ticks = 1.0
+        if mesh.stage > 1:  # a stage gathers its layers anew for each microbatch that it is given
+            ticks = microbatches(work, mesh) + mesh.stage - 1
+        gather = work.accumulation * ticks * sum(
             one * tower.layers / mesh.stage
             for one, tower in zip(layers, work.shape.towers, strict=True)
         )

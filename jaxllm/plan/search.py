@@ -41,7 +41,7 @@ def hbm(where: Slice) -> float:
 
 def evaluate(work: Workload, where: Slice, mesh: Mesh, remat: Remat) -> Candidate:
     """The memory and time of one choice, which `workload.check_mesh` allows."""
-    kernel = work.kernel(where.chip)
+    kernel = work.kernel(where.chip, mesh.context)
     return Candidate(
         where, mesh, remat, memory(work, mesh, remat, kernel),
         step_time(work, where, mesh, remat, kernel), work.accumulation,
@@ -118,8 +118,9 @@ def smallest(work: Workload, where: Slice) -> Candidate | None:
 def _fitting(
     work: Workload, where: Slice, remats: list[Remat], among: list[Mesh]
 ) -> list[Candidate]:
-    kernel, room, found = work.kernel(where.chip), hbm(where), []
+    room, found = hbm(where), []
     for mesh in among:
+        kernel = work.kernel(where.chip, mesh.context)
         for remat in remats:
             used = memory(work, mesh, remat, kernel)
             if fits(used, room):

@@ -45,23 +45,26 @@ class Workload:
         """Tokens that the model reads in a step."""
         return self.rows * self.lengths.total
 
-    def kernel(self, chip: Chip) -> Kernel:
-        """The attention kernel that `nn/kernels/attention.py` would choose on this chip."""
+    def kernel(self, chip: Chip, context: int = 1) -> Kernel:
+        """The attention kernel that `nn/kernels/attention.py` would choose on this chip.
+
+        `context` is the mesh's: it cuts the queries.
+        """
         config = self.model
         plain = (
             self.attention == "xla" or config.positions.kind in ("alibi", "relative")
             or config.bidirectional_prefix or config.attention.dropout > 0
         )
         if chip.torus:
-            return XLA if plain or self.lengths.own % 128 else self._splash(chip)
+            uneven = self.lengths.own % (128 * context)
+            return XLA if plain or uneven else self._splash(chip, context)
         wide = config.attention.head_dim > 128 or config.attention.softcap
-        return XLA if plain or wide else CUDNN
+        return XLA if plain or wide or context > 1 else CUDNN
 
-
-    def _splash(self, chip: Chip) -> Kernel:
+    def _splash(self, chip: Chip, context: int) -> Kernel:
         """Splash with the tiles that `nn/kernels/tiles.py` takes on this chip."""
         found = tiles(
-            chip.kind, self.lengths.own, 1, self.model.attention.head_dim, self.compute_bytes
+            chip.kind, self.lengths.own, context, self.model.attention.head_dim, self.compute_bytes
         )
         if found is None:
             return SPLASH
@@ -124,15 +127,24 @@ def lengths_of(config: Config) -> Lengths:
     return Lengths(length, 0, scored)
 
 
-def resolve_mesh(config: MeshConfig, devices: int) -> Mesh:
-    """The mesh of a recipe on so many devices, its -1 filled in.
+def resolve_mesh(config: MeshConfig, devices: int, slices: int = 1) -> Mesh:
+    """The mesh of a recipe on so many devices, its -1 filled in; slices count as replicas.
 
     Raises:
-      UserError: the axes do not multiply to the devices.
+      UserError: the axes do not multiply to the devices, or `mesh.dcn` is not the slices' number.
     """
+    if config.dcn != slices:
+        raise UserError(
+            f"mesh.dcn={config.dcn} is not the number of slices, {slices}. Set mesh.dcn={slices}."
+        )
+    if config.stage == 1 and (config.microbatches, config.repeats) != (0, 1):
+        raise UserError(
+            f"mesh.microbatches={config.microbatches} and mesh.repeats={config.repeats} are a "
+            "pipeline's: set mesh.stage, or leave them at 0 and 1."
+        )
     sizes = {axis: getattr(config, axis) for axis in AXES}
     if config.dcn > 1 and sizes["data"] > 0:
-        sizes["data"] *= config.dcn  # slices are replicas
+        sizes["data"] *= config.dcn
     bad = [axis for axis, size in sizes.items() if size < 1 and size != -1]
     free = [axis for axis, size in sizes.items() if size == -1]
     if bad:

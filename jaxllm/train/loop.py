@@ -20,7 +20,7 @@ from jaxllm.core.config import to_dict
 from jaxllm.core.display import Display
 from jaxllm.core.errors import Interrupted, UserError, naming_memory
 from jaxllm.core.lock import Lock
-from jaxllm.core.mesh import check_batch, make_sharding
+from jaxllm.core.mesh import check_batch, check_length, make_sharding
 from jaxllm.core.paths import atomic_write_text
 from jaxllm.core.rundir import MetricsWriter, Record, RunDirectory, read_metrics
 from jaxllm.data import tokenizers
@@ -117,6 +117,7 @@ class Run:
         self.rows = local_rows(self.sharding, self.batch_size)
         start_id = config.model.decoder_start_id
         self.data = TrainingData(config.data, config.seed, start_id)
+        check_length(self.sharding, self.data.lengths)
         self.tokenizer = _tokenizer(config, self.data)
         for length, name in zip(self.data.lengths, ROWS, strict=True):
             config.model.check_length(length, name)

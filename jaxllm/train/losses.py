@@ -2,7 +2,8 @@
 
 Where each device has the whole output projection, the tokens are cut into chunks and nothing is
 computed twice (`loss_chunks.py`). Where FSDP cuts it, the vocabulary is cut into blocks too, so
-that neither the projection nor its gradient is ever whole on a device (`loss_blocks.py`).
+that neither the projection nor its gradient is ever whole on a device (`loss_blocks.py`); where the
+sequence is cut, that way shares its tokens too.
 
 Shapes: B batch, T tokens, D width, V vocabulary.
 """
@@ -53,7 +54,7 @@ def cross_entropy(
     """
     compute = compute.outside(hidden_BTD.shape[0])
     weights_BT = weights_BT.astype(jnp.float32)
-    sharded = compute.sharding.parts("embed") > 1
+    sharded = max(compute.sharding.parts(axis) for axis in ("embed", "sequence")) > 1
     sums = (blocked_sums if sharded else chunked_sums)(
         options, compute, hidden_BTD, kernel_DV, bias_V, targets_BT, weights_BT
     )
@@ -61,13 +62,15 @@ def cross_entropy(
 
 
 def only_targets(
-    options: LossOptions, hidden_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+    options: LossOptions, hidden_BTD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array,
+    parts: int = 1,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The three arrays at the `targets_per_row` places of each row that may have a weight.
 
-    A masked model predicts a seventh of its tokens; the head is then a seventh of the work.
+    A masked model predicts a seventh of its tokens; the head is then a seventh of the work. The
+    number of places is rounded up to what `parts` devices can share.
     """
-    count = options.targets_per_row
+    count = -(-options.targets_per_row // parts) * parts
     if not 0 < count < hidden_BTD.shape[1]:
         return hidden_BTD, targets_BT, weights_BT
     places = jnp.argsort(weights_BT == 0, axis=1, stable=True)[:, :count]

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxllm.core.errors import UserError
 from jaxllm.core.mesh import Sharding
@@ -88,9 +89,11 @@ def check_accepted(options: dict[str, str], device: jax.Device) -> None:
         reason = str(error).strip().splitlines()[0]
         named = next((name for name in options if name in str(error)), "")
         what = f"the option {named}" if named else "these options"
+        ours = any(named in preset.options for preset in PRESETS)
+        fix = "Set train.xla_preset=False" if ours else "Remove it"
         raise UserError(
             f"train.xla_options: the installed compiler ({compiler_version(device)}) does not take "
-            f"{what}: {reason}. Remove it, or install the version that the recipe was written for."
+            f"{what}: {reason}. {fix}, or install the version that it was written for."
         ) from error
 
 
@@ -172,9 +175,13 @@ def with_remat(
 
 
 def room_of(device: jax.Device) -> float | None:
-    """Bytes that programs may use of a device; None where it does not say (CPU)."""
+    """Bytes that programs may use of a device, the least of all hosts; None: it does not say (CPU).
+    """
     stats = device.memory_stats() if hasattr(device, "memory_stats") else None
-    return None if not stats else stats.get("bytes_limit")
+    room = (stats or {}).get("bytes_limit")
+    if room is None or jax.process_count() == 1:
+        return room
+    return float(multihost_utils.process_allgather(np.float32(room)).min())
 
 
 def allocated(memory: Any) -> int:

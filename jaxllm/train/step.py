@@ -33,7 +33,9 @@ def batch_loss(
         ours = {name: x for name, x in batch._asdict().items() if not name.startswith("encoder_")}
         batch = batch._replace(**order.arrange(ours, sharding))
     hidden = model.hidden(inputs_of(batch)._replace(order=order), key)
-    hidden, targets, weights = only_targets(options, hidden, batch.targets, batch.weights)
+    hidden, targets, weights = only_targets(
+        options, hidden, batch.targets, batch.weights, setup.compute.sharding.parts("sequence")
+    )
     return cross_entropy(
         model.features(hidden), model.head_kernel(), targets, weights, options, setup.compute,
         model.head_bias(),

@@ -15,7 +15,15 @@ from jax.sharding import PartitionSpec as P
 from jaxllm.core import mesh
 from jaxllm.core.config import MeshConfig
 from jaxllm.core.errors import UserError
-from jaxllm.core.mesh import MESH_AXES, RULES, Sharding, check_batch, make_mesh, single_device
+from jaxllm.core.mesh import (
+    MESH_AXES,
+    RULES,
+    Sharding,
+    check_batch,
+    check_length,
+    make_mesh,
+    single_device,
+)
 
 
 def test_there_are_eight_devices():
@@ -197,3 +205,24 @@ def test_check_batch(sharding_of, size, sizes):
 def test_rules_are_open_to_change(sharding_of):
     mesh = sharding_of(tensor=8).mesh
     assert Sharding(mesh, (("embed", ("tensor",)),)).spec(("embed",)) == P("tensor")
+
+
+@pytest.mark.parametrize(("topology", "axes"), [
+    ("v6e:4x4", {"fsdp": 8, "tensor": 2}), ("v6e:4x4", {}), ("v5p:4x4x4", {"fsdp": 8, "tensor": 8}),
+    ("v5e:4x4", {"data": 2, "fsdp": 8}),
+])
+def test_axes_may_cut_the_sides_of_a_slice(topology, axes):
+    """One order for a run and for a compile without devices, whatever the axes divide."""
+    pytest.importorskip("libtpu")
+    from jaxllm.plan.compile import devices_of
+    from jaxllm.plan.slices import parse_slice
+
+    devices = devices_of(parse_slice(topology))
+    mesh = make_mesh(MeshConfig(**({"fsdp": -1} | axes)), devices)
+    assert sorted(d.id for d in mesh.devices.flat) == sorted(d.id for d in devices)
+
+
+def test_a_context_must_divide_the_rows(sharding_of):
+    check_length(sharding_of(context=4, data=2), (128, 0))
+    with pytest.raises(UserError, match=r"mesh\.context=4 does not divide .*127.*124 or 128"):
+        check_length(sharding_of(context=4, data=2), (127, 0))

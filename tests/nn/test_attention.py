@@ -277,3 +277,13 @@ def test_mask_of_nothing_is_none():
         mask_of(Pattern(window=2), Places(), 3, 3)[0],
         [[1, 0, 0], [1, 1, 0], [0, 1, 1]],
     )
+
+
+def test_splash_leaves_an_encoders_padding_to_xla(compute):
+    """As many keys as queries, but other documents: the kernel has one set of segments."""
+    x = jnp.zeros((1, 128, 2, 64))
+    ours, theirs = jnp.ones((1, 128), jnp.int32), jnp.ones((1, 128), jnp.int32).at[:, 64:].set(0)
+    places = Places(query_segments_BT=ours, key_segments_BS=theirs)
+    own = refusal("splash", Pattern(causal=False), places, x, x, None, compute)
+    cross = refusal("splash", Pattern(causal=False, cross=True), places, x, x, None, compute)
+    assert own is None and "encoder's padding" in cross

@@ -10,7 +10,7 @@ import pytest
 
 from jaxllm.nn.compute import make_compute
 from jaxllm.train.loss_chunks import chunk_size
-from jaxllm.train.losses import LossOptions, cross_entropy
+from jaxllm.train.losses import LossOptions, cross_entropy, only_targets
 
 B, T, D, V = 3, 10, 8, 37
 
@@ -195,3 +195,12 @@ def test_devices_add_up_once_and_not_in_every_chunk(sharding_of):
         sizes = [math.prod(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]+)\]",
                  line.split("=")[1].split("all-")[0]) if dims]
         assert max(sizes, default=0) <= B * 8 * D, line
+
+
+def test_places_of_targets_are_a_number_that_devices_can_share():
+    weights = jnp.zeros((2, 12)).at[:, jnp.array([1, 4, 9])].set(1.0)
+    arrays = (jnp.ones((2, 12, 4)), jnp.ones((2, 12), jnp.int32), weights)
+    for parts, count in ((1, 3), (2, 4), (5, 5)):
+        hidden, targets, kept = only_targets(LossOptions(targets_per_row=3), *arrays, parts)
+        assert hidden.shape == (2, count, 4) and targets.shape == kept.shape == (2, count)
+        assert float(kept.sum()) == 6

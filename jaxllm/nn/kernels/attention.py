@@ -31,6 +31,7 @@ class Pattern:
     softcap: float = 0.0
     scale: float = 0.0  # 0: 1 / sqrt(H)
     dropout: float = 0.0
+    cross: bool = False  # the keys are an encoder's, with segments of their own
 
     def scores_scale(self, head_dim: int) -> float:
         """The factor on q · k."""
@@ -133,6 +134,8 @@ def refusal(
         return None
     if k.shape[1] != length:
         return "it is set up for as many keys as queries"
+    if pattern.cross and places.key_segments_BS is not None:
+        return "it is set up for keys of the queries' own documents, not for an encoder's padding"
     if length % (128 * parts):
         cut = f" x mesh.context = {128 * parts}" if parts > 1 else ""
         return f"it takes sequence lengths that are multiples of 128{cut}, not {length}"
