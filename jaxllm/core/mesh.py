@@ -336,8 +336,6 @@ def check_batch(sharding: Sharding, batch_size: int, flag: str, microbatches: in
             if name != "dcn" or sharding.mesh.shape[name] > 1
         )
         times = f", in each of {microbatches} microbatches" if microbatches > 1 else ""
-        if sharding.parts("layers") > 1:
-            times += f" (of which mesh.stage={sharding.parts('layers')} wants one a stage)"
         raise UserError(
             f"{flag}={batch_size} cannot be shared by {groups} groups of devices ({axes} = "
             f"{groups}){times}. Use {flag}={choices}."
