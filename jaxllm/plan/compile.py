@@ -71,11 +71,13 @@ def devices_of(where: Slice) -> list[jax.Device]:
         )
     from jax.experimental import topologies
 
-    slices = {"num_slices": where.count} if where.count > 1 else {}
+    options: dict[str, Any] = {"num_slices": where.count} if where.count > 1 else {}
+    if where.chip.cores > where.chip.devices == 1:  # as on the machine: one device of two cores
+        options["chip_config_name"] = "megacore"
     try:
         with _quiet():
             return topologies.get_topology_desc(
-                platform=platform, topology_name=where.one, **slices
+                platform=platform, topology_name=where.one, **options
             ).devices
     except Exception as error:
         reason = str(error).strip().splitlines()[0]

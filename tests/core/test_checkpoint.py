@@ -168,8 +168,10 @@ def test_leftovers_of_a_kill_are_ignored(copy):
     leftover = copy / "3.orbax-checkpoint-tmp-17"
     shutil.copytree(copy / "2", leftover)
     assert newest(copy) == (2, [])
+    assert leftover.exists()  # a reader removes nothing
     assert newest(copy, keep=2) == (2, [])
-    assert not leftover.exists()  # the run that writes cleans up
+    save(copy, (4,), keep=2)
+    assert not leftover.exists()  # cleared before a run writes
 
 
 @pytest.mark.parametrize("keep", [0, 2])
