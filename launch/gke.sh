@@ -37,61 +37,25 @@ HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/lib.sh
 source "$HERE/lib.sh"
 
+ACTIONS=(image create list logs delete)
+SETTINGS=(cluster name type device slices nodes image extra project zone priority restarts grace)
 CLUSTER='' NAME='' TYPE='' DEVICE='' SLICES=1 NODES=1 IMAGE='' EXTRA=tpu PROJECT='' ZONE=''
-CAPACITY='' PRIORITY=medium RESTARTS=100 GRACE=120 ACTION='' COMMAND=()
+PRIORITY=medium RESTARTS=100 GRACE=120
 
-parse() {
-  while [ $# -gt 0 ]; do
-    case "$1" in
-      --help | -h) help_of "${BASH_SOURCE[0]}" && exit 0 ;;
-      --cluster=*) CLUSTER="${1#*=}" ;;
-      --name=*) NAME="${1#*=}" ;;
-      --type=*) TYPE="${1#*=}" ;;
-      --device=*) DEVICE="${1#*=}" ;;
-      --slices=*) SLICES="${1#*=}" ;;
-      --nodes=*) NODES="${1#*=}" ;;
-      --image=*) IMAGE="${1#*=}" ;;
-      --extra=*) EXTRA="${1#*=}" ;;
-      --project=*) PROJECT="${1#*=}" ;;
-      --zone=*) ZONE="${1#*=}" ;;
-      --spot | --reservation=*)
-        [ -z "$CAPACITY" ] || [ "$CAPACITY" = "$1" ] ||
-          refuse "$CAPACITY and $1 exclude each other: name one."
-        CAPACITY="$1"
-        ;;
-      --priority=*) PRIORITY="${1#*=}" ;;
-      --restarts=*) RESTARTS="${1#*=}" ;;
-      --grace=*) GRACE="${1#*=}" ;;
-      --dry-run) DRY_RUN=yes ;;
-      --)
-        shift
-        COMMAND=("$@")
-        return
-        ;;
-      -*) unknown "$1" ;;
-      *)
-        [ -z "$ACTION" ] || refuse "$ACTION and $1 are two actions: name one."
-        ACTION="$1"
-        ;;
-    esac
-    shift
-  done
+own_option() {
+  case "$1" in
+    --spot | --reservation=*) capacity "$1" ;;
+    *) unknown "$1" ;;
+  esac
 }
 
 check() {
-  case "$ACTION" in
-    image | create | list | logs | delete) ;;
-    '') refuse "no action is named. ${0##*/} --help lists them." ;;
-    *) refuse "$ACTION is no action: image, create, list, logs or delete." ;;
-  esac
-  case "$ACTION" in image | logs) ;; *) required --cluster "$CLUSTER" my-cluster ;; esac
-  case "$ACTION" in image | list) ;; *) required --name "$NAME" my-run ;; esac
-  case "$ACTION" in image | create) required --image "$IMAGE" REGISTRY/PROJECT/jaxllm:1 ;; esac
+  required_action
+  case "$ACTION" in image | logs) ;; *) required cluster my-cluster ;; esac
+  case "$ACTION" in image | list) ;; *) required name my-run ;; esac
+  case "$ACTION" in image | create) required image REGISTRY/PROJECT/jaxllm:1 ;; esac
   case "$EXTRA" in tpu | cuda) ;; *) refuse "--extra=$EXTRA is neither tpu nor cuda." ;; esac
-  whole --slices "$SLICES"
-  whole --nodes "$NODES"
-  whole --restarts "$RESTARTS"
-  whole --grace "$GRACE"
+  whole slices nodes restarts grace
   [ "$ACTION" != create ] || check_create
   case "$ACTION" in
     image) need docker "See https://docs.docker.com/engine/install." ;;
@@ -105,8 +69,7 @@ check_create() {
     refuse "--type is missing. For example: --type=v6e-256; for GPUs --device=h200-141gb-8"
   [ -z "$TYPE" ] || [ -z "$DEVICE" ] ||
     refuse "--type=$TYPE and --device=$DEVICE exclude each other: name one."
-  [ ${#COMMAND[@]} -gt 0 ] ||
-    refuse "no command is named. For example: -- jaxllm train --config=FILE --workdir=gs://B/run"
+  required_command gs://B/run
 }
 
 xpk_workload() { # the xpk command for a verb, with where it acts

@@ -1,6 +1,14 @@
 # shellcheck shell=bash
 # What the launchers share: dry runs, retries, arguments. Sourced, not run.
 
+# What each launcher says of itself, with a function own_option that takes or refuses its other
+# options.
+ACTIONS=()  # the words of which a caller names one; empty where there is only one thing to do
+SETTINGS=() # options with a value: --name=VALUE sets NAME
+
+# What parse finds beside the settings.
+ACTION='' CAPACITY='' COMMAND=()
+
 DRY_RUN=${DRY_RUN:-}
 LAUNCH_TRIES=${LAUNCH_TRIES:-5} # of a command that may fail for a while
 LAUNCH_WAIT=${LAUNCH_WAIT:-10}  # seconds before the second try; doubled for each further one
@@ -60,19 +68,87 @@ need() {
     refuse "$1 is not installed or not on PATH. $2"
 }
 
-# Refuses an empty setting: option, value, example.
-required() {
-  [ -n "$2" ] || refuse "$1 is missing. For example: $1=$3"
+# Reads the arguments of a launcher.
+parse() {
+  while [ $# -gt 0 ]; do
+    case "$1" in
+      --help | -h) help_of "$0" && exit 0 ;;
+      --dry-run) DRY_RUN=yes ;;
+      --)
+        shift
+        COMMAND=("$@")
+        return
+        ;;
+      -*) setting "$1" || own_option "$1" ;;
+      *)
+        [ ${#ACTIONS[@]} -gt 0 ] || unknown "$1"
+        [ -z "$ACTION" ] || refuse "$ACTION and $1 are two actions: name one."
+        ACTION="$1"
+        ;;
+    esac
+    shift
+  done
 }
 
-# Refuses a setting that is no whole number of at least 1: option, value.
-whole() {
-  [[ "$2" =~ ^[1-9][0-9]*$ ]] || refuse "$1=$2 is no whole number from 1 on. For example: $1=2"
+# Sets the variable of an option that is one of SETTINGS; 1 when it is none.
+setting() {
+  local name
+  for name in "${SETTINGS[@]}"; do
+    if [[ "$1" == "--$name="* ]]; then
+      printf -v "$(variable "$name")" '%s' "${1#*=}"
+      return
+    fi
+  done
+  return 1
+}
+
+# The variable of a setting: its name in capitals (the bash of macOS has no ${1^^}).
+variable() { printf '%s' "$1" | LC_ALL=C tr '[:lower:]' '[:upper:]'; }
+
+# Takes an option that says which capacity to use: one of them at most.
+capacity() {
+  [ -z "$CAPACITY" ] || [ "$CAPACITY" = "$1" ] ||
+    refuse "$CAPACITY and $1 exclude each other: name one."
+  CAPACITY="$1"
 }
 
 # Refuses an unknown option.
 unknown() {
   refuse "$1 is no option. ${0##*/} --help lists them; what jaxllm is to run comes after --."
+}
+
+# Refuses to go on without one of ACTIONS.
+required_action() {
+  local action names
+  [ -n "$ACTION" ] || refuse "no action is named. ${0##*/} --help lists them."
+  for action in "${ACTIONS[@]}"; do
+    [ "$action" != "$ACTION" ] || return 0
+  done
+  printf -v names '%s, ' "${ACTIONS[@]}"
+  refuse "$ACTION is no action: ${names%", $action, "} or $action."
+}
+
+# Refuses to go on without COMMAND: a --workdir for the example.
+required_command() {
+  [ ${#COMMAND[@]} -gt 0 ] ||
+    refuse "no command is named. For example: … -- jaxllm train --config=FILE --workdir=$1"
+}
+
+# Refuses an empty setting: name, example.
+required() {
+  local variable
+  variable="$(variable "$1")"
+  [ -n "${!variable}" ] || refuse "--$1 is missing. For example: --$1=$2"
+}
+
+# Refuses settings that are no whole numbers of at least 1: names.
+whole() {
+  local name variable
+  for name in "$@"; do
+    variable="$(variable "$name")"
+    [[ "${!variable}" =~ ^[1-9][0-9]*$ ]] ||
+      refuse "--$name=${!variable} is no whole number from 1 on. For example: --$name=2"
+  done
 }
 
 # Prints the comment at the head of a script, which is its help.

@@ -24,9 +24,6 @@
 # and 2 (a mistake) end the job. What it prints goes to NAME-NUMBER.log.
 set -euo pipefail
 
-NODES=1 GPUS=8 NAME=jaxllm PARTITION='' TIME='' EXTRAS=cuda RESTARTS=100 SBATCH=() COMMAND=()
-INSIDE=''
-NOTICE=180 # seconds before the time limit to save in
 if [ "${1:-}" = --inside ]; then
   HERE="$PWD/launch" # Slurm runs a copy of this file, in the folder of the project
 else
@@ -35,38 +32,22 @@ fi
 # shellcheck source=launch/lib.sh
 source "$HERE/lib.sh"
 
-parse() {
-  while [ $# -gt 0 ]; do
-    case "$1" in
-      --help | -h) help_of "${BASH_SOURCE[0]}" && exit 0 ;;
-      --inside) INSIDE=yes ;; # of the job: added when it is submitted
-      --nodes=*) NODES="${1#*=}" ;;
-      --gpus=*) GPUS="${1#*=}" ;;
-      --name=*) NAME="${1#*=}" ;;
-      --partition=*) PARTITION="${1#*=}" ;;
-      --time=*) TIME="${1#*=}" ;;
-      --sbatch=*) SBATCH+=("${1#*=}") ;;
-      --extras=*) EXTRAS="${1#*=}" ;;
-      --restarts=*) RESTARTS="${1#*=}" ;;
-      --dry-run) DRY_RUN=yes ;;
-      --)
-        shift
-        COMMAND=("$@")
-        return
-        ;;
-      -*) unknown "$1" ;;
-      *) refuse "$1 is no option. What jaxllm is to run comes after --." ;;
-    esac
-    shift
-  done
+SETTINGS=(nodes gpus name partition time extras restarts)
+NODES=1 GPUS=8 NAME=jaxllm PARTITION='' TIME='' EXTRAS=cuda RESTARTS=100
+SBATCH=() INSIDE=''
+NOTICE=180 # seconds before the time limit to save in
+
+own_option() {
+  case "$1" in
+    --sbatch=*) SBATCH+=("${1#*=}") ;;
+    --inside) INSIDE=yes ;; # of the job: added when it is submitted
+    *) unknown "$1" ;;
+  esac
 }
 
 check() {
-  whole --nodes "$NODES"
-  whole --gpus "$GPUS"
-  whole --restarts "$RESTARTS"
-  [ ${#COMMAND[@]} -gt 0 ] ||
-    refuse "no command is named. For example: … -- jaxllm train --config=FILE --workdir=/disk/run"
+  whole nodes gpus restarts
+  required_command /disk/run
 }
 
 submit() {

@@ -41,67 +41,32 @@ HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/lib.sh
 source "$HERE/lib.sh"
 
-NAME='' ZONE='' TYPE='' VERSION='' PROJECT='' SLICES=1 CAPACITY='' EXTRAS=tpu WORKER=0
-POLL=30 RESTARTS=100 KEEP='' ACTION='' COMMAND=()
+ACTIONS=(create wait install run logs status delete supervise)
+SETTINGS=(name zone type version project slices extras worker poll restarts)
+NAME='' ZONE='' TYPE='' VERSION='' PROJECT='' SLICES=1 EXTRAS=tpu WORKER=0 POLL=30 RESTARTS=100
+KEEP=''
 UNHEARD=20    # looks without an answer after which supervise gives a slice up
 FOLDER=jaxllm # in the home folder of each worker
 
-parse() {
-  while [ $# -gt 0 ]; do
-    case "$1" in
-      --help | -h) help_of "${BASH_SOURCE[0]}" && exit 0 ;;
-      --name=*) NAME="${1#*=}" ;;
-      --zone=*) ZONE="${1#*=}" ;;
-      --type=*) TYPE="${1#*=}" ;;
-      --version=*) VERSION="${1#*=}" ;;
-      --project=*) PROJECT="${1#*=}" ;;
-      --slices=*) SLICES="${1#*=}" ;;
-      --extras=*) EXTRAS="${1#*=}" ;;
-      --worker=*) WORKER="${1#*=}" ;;
-      --poll=*) POLL="${1#*=}" ;;
-      --restarts=*) RESTARTS="${1#*=}" ;;
-      --spot | --reserved)
-        [ -z "$CAPACITY" ] || [ "$CAPACITY" = "$1" ] ||
-          refuse "--spot and --reserved exclude each other: name one."
-        CAPACITY="$1"
-        ;;
-      --keep) KEEP=yes ;;
-      --dry-run) DRY_RUN=yes ;;
-      --)
-        shift
-        COMMAND=("$@")
-        return
-        ;;
-      -*) unknown "$1" ;;
-      *)
-        [ -z "$ACTION" ] || refuse "$ACTION and $1 are two actions: name one."
-        ACTION="$1"
-        ;;
-    esac
-    shift
-  done
+own_option() {
+  case "$1" in
+    --spot | --reserved) capacity "$1" ;;
+    --keep) KEEP=yes ;;
+    *) unknown "$1" ;;
+  esac
 }
 
 check() {
-  case "$ACTION" in
-    create | wait | install | run | logs | status | delete | supervise) ;;
-    '') refuse "no action is named. ${0##*/} --help lists them." ;;
-    *) refuse "$ACTION is no action. ${0##*/} --help lists them." ;;
-  esac
-  required --name "$NAME" my-run
-  required --zone "$ZONE" us-east5-a
-  whole --slices "$SLICES"
-  whole --poll "$POLL"
-  whole --restarts "$RESTARTS"
+  required_action
+  required name my-run
+  required zone us-east5-a
+  whole slices poll restarts
   [[ "$WORKER" =~ ^[0-9]+$ ]] || refuse "--worker=$WORKER is no number of a worker, from 0 on."
   if [ "$ACTION" = create ] || [ "$ACTION" = supervise ]; then
-    required --type "$TYPE" v6e-16
+    required type v6e-16
     [ -n "$VERSION" ] || VERSION="$(runtime_version)"
   fi
-  if [ "$ACTION" = run ] || [ "$ACTION" = supervise ]; then
-    [ ${#COMMAND[@]} -gt 0 ] ||
-      refuse "no command is named. For example: -- jaxllm train --config=FILE --workdir=gs://B/run"
-  fi
+  case "$ACTION" in run | supervise) required_command gs://B/run ;; esac
   if [ "$ACTION" = supervise ]; then
     [[ " ${COMMAND[*]}" != *" --workdir="* || " ${COMMAND[*]}" == *" --workdir=gs://"* ]] ||
       refuse "--workdir must be in a bucket (gs://…): the disks of a slice go with it."

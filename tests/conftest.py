@@ -28,6 +28,8 @@ def pytest_configure(config):
     )
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # libtpu is a compiler here, and two may be loaded
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     os.environ["JAXLLM_CACHE"] = str(config.cache.mkdir("jaxllm"))
     from jaxllm.core import devices
 

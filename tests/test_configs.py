@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxllm.core.axes import MESH_AXES
 from jaxllm.core.config import MeshConfig, difference
 from jaxllm.core.errors import UserError
-from jaxllm.core.mesh import MESH_AXES
 from jaxllm.data.prepare import config as prepare
 from jaxllm.train import config as train
 

@@ -16,12 +16,9 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxllm.core.axes import MESH_AXES, axis_sizes
 from jaxllm.core.config import MeshConfig
 from jaxllm.core.errors import UserError, nearest
-
-# Outermost first: neighbours in this order are neighbours on the interconnect, so the axes that
-# talk most (tensor, context) come last. Between the slices of `dcn` there is only a network.
-MESH_AXES = ("dcn", "stage", "data", "fsdp", "expert", "context", "tensor")
 
 Axes = Sequence[str | None]
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
@@ -199,13 +196,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
       UserError: the axes do not multiply to the device count, or `dcn` is not the slices' number.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = {name: getattr(config, name) for name in MESH_AXES}
-    shape = _mesh_shape(sizes, len(devices), devices[0].platform == "cpu")
+    shape = tuple(axis_sizes(config, len(devices), devices[0].platform == "cpu").values())
     auto = (AxisType.Auto,) * len(MESH_AXES)
     slices = _slices(devices)
-    if slices:
-        _check_slices(slices, shape[0])
     if slices:  # in one order here and in a compile without the devices
+        _check_slices(slices, shape[0])
         each = [_ordered(part, shape[1:]) for part in slices]
         return Mesh(np.stack(each), MESH_AXES, axis_types=auto)
     if devices == jax.devices():  # jax then orders the devices along the interconnect
@@ -340,29 +335,3 @@ def check_batch(sharding: Sharding, batch_size: int, flag: str, microbatches: in
             f"{flag}={batch_size} cannot be shared by {groups} groups of devices ({axes} = "
             f"{groups}){times}. Use {flag}={choices}."
         )
-
-
-def _mesh_shape(sizes: dict[str, int], count: int, cpu: bool) -> tuple[int, ...]:
-    bad = [name for name, size in sizes.items() if size < 1 and size != -1]
-    free = [name for name, size in sizes.items() if size == -1]
-    if bad:
-        raise UserError(f"mesh.{bad[0]}={sizes[bad[0]]} must be at least 1, or -1 for the rest.")
-    if len(free) > 1:
-        raise UserError(f"Only one mesh axis may be -1; these are: {', '.join(free)}.")
-    fixed = math.prod(size for size in sizes.values() if size != -1)
-    written = " x ".join(f"{name} {size}" for name, size in sizes.items() if size != 1)
-    if count % fixed or (not free and fixed != count):
-        divisors = ", ".join(str(d) for d in range(1, count + 1) if count % d == 0)
-        fix = f"Choose axes that multiply to {count}: each one of {divisors}."
-        if count == 1:
-            fix = "Leave the axes at 1."
-        if cpu and fixed > count:
-            fix = (
-                f"{fix.rstrip('.')}, or for a trial set the environment variable "
-                f"XLA_FLAGS=--xla_force_host_platform_device_count={fixed}."
-            )
-        raise UserError(
-            f"The mesh ({written or 'all axes 1'}) needs {fixed} devices (or a multiple, with an "
-            f"axis of -1), and there {'is' if count == 1 else 'are'} {count}. {fix}"
-        )
-    return tuple(count // fixed if size == -1 else size for size in sizes.values())

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxllm.plan.flops import (
@@ -258,14 +259,14 @@ class _Roofline:
         if parts == 1:
             return 0.0
         rate = links["tensor"] * self.rates.network * parts / (parts - 1)
-        total = 0.0
-        for tower in self.work.shape.towers:
-            moved = local_tokens(self.work, tower, self.mesh) * tower.config.width
+
+        def moved(tower: TowerShape) -> float:
             sublayers = 3 if tower.cross else 2
             again = 0 if self.remat.keeps("between") else 2 * sublayers - 1
-            times = 4 * sublayers + again
-            total += times * moved * self.work.compute_bytes * tower.layers / self.mesh.stage
-        return self.work.accumulation * total / rate
+            tokens = local_tokens(self.work, tower, self.mesh)
+            return (4 * sublayers + again) * tokens * tower.config.width
+
+        return self._activations(moved) / rate
 
     def context(self, links: dict[str, float], attention: float) -> float:
         """Keys and values round the ring, with their gradients on the way back."""
@@ -273,13 +274,19 @@ class _Roofline:
         if parts == 1:
             return 0.0
         rate = links["context"] * self.rates.network * parts / (parts - 1)
-        total = 0.0
-        for tower in self.work.shape.towers:
+
+        def moved(tower: TowerShape) -> float:
             a = tower.config.attention
             tokens = local_tokens(self.work, tower, self.mesh) * parts
-            moved = tokens * 2 * a.kv_heads * a.head_dim / self.mesh.tensor
-            total += 4 * moved * self.work.compute_bytes * tower.layers / self.mesh.stage
-        return max(0.0, self.work.accumulation * total / rate - attention)
+            return 4 * tokens * 2 * a.kv_heads * a.head_dim / self.mesh.tensor
+
+        return max(0.0, self._activations(moved) / rate - attention)
+
+    def _activations(self, moved: Callable[[TowerShape], float]) -> float:
+        """Bytes of a step, where a layer of a tower moves so many numbers a microbatch."""
+        work = self.work
+        layers = sum(moved(tower) * tower.layers / self.mesh.stage for tower in work.shape.towers)
+        return work.accumulation * work.compute_bytes * layers
 
     def gradients(self, links: dict[str, float]) -> tuple[float, float]:
         """Sums over mesh.data, expert and context: inside slices, and between them."""

@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from jaxllm.core.axes import divisors
 from jaxllm.plan.memory import Memory, fits, memory
 from jaxllm.plan.remat import POLICIES, Remat, find_remat
 from jaxllm.plan.roofline import StepTime, step_time
 from jaxllm.plan.slices import Slice, slices
-from jaxllm.plan.workload import Mesh, Workload, divisors, fault
+from jaxllm.plan.workload import Mesh, Workload, fault
 
 # Beyond these an axis costs more than it brings on any chip here.
 MOST = {"tensor": 32, "context": 32, "stage": 16}

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from jaxllm.core.axes import axis_sizes, divisors
 from jaxllm.core.config import MeshConfig
 from jaxllm.core.errors import UserError
 from jaxllm.data.objectives import spans
@@ -142,25 +143,9 @@ def resolve_mesh(config: MeshConfig, devices: int, slices: int = 1) -> Mesh:
             f"mesh.microbatches={config.microbatches} and mesh.repeats={config.repeats} are a "
             "pipeline's: set mesh.stage, or leave them at 0 and 1."
         )
-    sizes = {axis: getattr(config, axis) for axis in AXES}
-    if config.dcn > 1 and sizes["data"] > 0:
-        sizes["data"] *= config.dcn
-    bad = [axis for axis, size in sizes.items() if size < 1 and size != -1]
-    free = [axis for axis, size in sizes.items() if size == -1]
-    if bad:
-        raise UserError(f"mesh.{bad[0]}={sizes[bad[0]]} must be at least 1, or -1 for the rest.")
-    if len(free) > 1:
-        raise UserError(f"Only one mesh axis may be -1; these are: {', '.join(free)}.")
-    fixed = math.prod(size for size in sizes.values() if size != -1)
-    if devices % fixed or (not free and fixed != devices):
-        written = " x ".join(f"{axis} {size}" for axis, size in sizes.items() if size != 1)
-        near = [n for n in divisors(devices) if n <= fixed][-1]
-        raise UserError(
-            f"The mesh ({written or 'all axes 1'}) makes {fixed} of the {devices} devices of the "
-            f"slice. Choose axes that multiply to {devices}, the nearest product that divides it "
-            f"being {near}, or leave one axis at -1 for the rest."
-        )
-    return Mesh(**{axis: devices // fixed if size == -1 else size for axis, size in sizes.items()})
+    sizes = axis_sizes(config, devices)
+    sizes["data"] *= sizes.pop("dcn")
+    return Mesh(**sizes)
 
 
 def check_mesh(work: Workload, mesh: Mesh) -> None:
@@ -207,12 +192,6 @@ def fault(work: Workload, mesh: Mesh) -> str:
             f"data.global_batch_size={choices}, or give devices to mesh.context or mesh.tensor."
         )
     return ""
-
-
-def divisors(number: int) -> list[int]:
-    """All divisors, ascending."""
-    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
-    return sorted({*small, *(number // n for n in small)})
 
 
 def per_device(weights: tuple[Weight, ...] | list[Weight], mesh: Mesh, bytes_each: float) -> float:

@@ -130,14 +130,22 @@ def test_losses_of_different_tasks_have_no_difference():
     assert comparison(results) == (["data", "a", "b"], [["x", 2.0, 3.0]])
 
 
-def test_a_model_without_a_language_head_is_refused(trained, data, tmp_path):
+@pytest.mark.parametrize(("section", "changes", "settings", "message"), [
+    pytest.param("head", {"kind": "sequence_classification", "labels": 2}, {"batch_size": 8},
+                 r"sequence_classification'.* predicts no tokens", id="no language head"),
+    pytest.param("positions", {"kind": "learned", "max_length": 48}, {"sequence_length": 49},
+                 r"sequence_length=49 is longer than .* 48 learned posit", id="too long rows"),
+])
+def test_a_model_that_cannot_score_the_rows_is_refused(
+    trained, data, tmp_path, section, changes, settings, message
+):
     run = RunDirectory(str(tmp_path / "run"))
     shutil.copytree(trained, run.root)
     content = run.read_config()
-    content["config"]["model"]["head"].update(kind="sequence_classification", labels=2)
+    content["config"]["model"][section].update(changes)
     run.config.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"sequence_classification'.* predicts no tokens"):
-        evaluate_perplexity([str(run.root)], [str(data)], make_display(), batch_size=8)
+    with pytest.raises(UserError, match=message):
+        evaluate_perplexity([str(run.root)], [str(data)], make_display(), **settings)
 
 
 def test_mistakes_are_named(trained, data, tmp_path):
@@ -148,13 +156,3 @@ def test_mistakes_are_named(trained, data, tmp_path):
         evaluate_perplexity([f"{trained}@7"], [str(data)], make_display(), batch_size=8)
     with pytest.raises(UserError, match="there is no"):
         evaluate_perplexity([str(tmp_path / "run")], [str(data)], make_display(), batch_size=8)
-
-
-def test_rows_beyond_the_learned_positions_are_refused(trained, data, tmp_path):
-    run = RunDirectory(str(tmp_path / "run"))
-    shutil.copytree(trained, run.root)
-    content = run.read_config()
-    content["config"]["model"]["positions"].update(kind="learned", max_length=48)
-    run.config.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"sequence_length=49 is longer than .* 48 learned posit"):
-        evaluate_perplexity([str(run.root)], [str(data)], make_display(), sequence_length=49)

@@ -1,5 +1,6 @@
 """The launchers: what they call, exactly and quoted; dry runs that can be pasted; refusals."""
 
+import re
 import shutil
 import subprocess
 
@@ -117,7 +118,9 @@ def test_a_call_that_fails_is_tried_again_a_few_times(cloud):
 
 @pytest.mark.parametrize(("arguments", "words"), [
     ((TPU,), "no action is named"),
-    ((TPU, "dance", *PLACE), "dance is no action"),
+    ((TPU, "dance", *PLACE), "dance is no action: create, wait, install, run, logs, status, "
+     "delete or supervise."),
+    ((TPU, "create", "delete", *PLACE), "create and delete are two actions: name one."),
     ((TPU, "create", "--zone=z"), "--name is missing. For example: --name=my-run"),
     ((TPU, "create", *PLACE), "--type is missing. For example: --type=v6e-16"),
     ((TPU, "create", *PLACE, "--type=v5e-16"), "Google calls it v5litepod-16"),
@@ -131,12 +134,28 @@ def test_a_call_that_fails_is_tried_again_a_few_times(cloud):
     (("launch/gke.sh", "create", "--cluster=c", "--name=n", "--image=i", *TRAIN),
      "--type is missing"),
     (("launch/gke.sh", "image", "--image=i", "--extra=gpu"), "--extra=gpu is neither tpu nor cuda"),
+    (("launch/gke.sh", "create", "--reservation=a", "--reservation=b"),
+     "--reservation=a and --reservation=b exclude each other: name one."),
+    (("launch/gke.sh", "list", "--cluster"), "--cluster is no option"),
+    (("launch/gke.sh", "list", "--cluster name=c"), "--cluster name=c is no option"),
     (("launch/slurm_gpu.sh", "--nodes=2"), "no command is named"),
+    (("launch/slurm_gpu.sh", "--spot", *TRAIN), "--spot is no option"),
+    (("launch/slurm_gpu.sh", "--gpus=0", *TRAIN), "--gpus=0 is no whole number from 1 on"),
     (("launch/slurm_gpu.sh", "jaxllm"), "jaxllm is no option"),
 ])
 def test_mistakes_are_refused_before_anything_is_called(cloud, arguments, words):
     assert words in cloud.bash(*arguments, code=2).stderr
     assert cloud.calls() == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_option_of_the_help_is_taken(cloud, script):
+    shown = cloud.bash(script, "--help").stdout
+    listed = shown.partition("\nOptions\n")[2].partition("\n\n")[0]
+    options = re.findall(r"  (--\S+)", listed)
+    assert len(options) > 8
+    for option in options:
+        cloud.bash(script, option, "--help")  # which ends it when all before was taken
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -78,19 +78,14 @@ def test_an_exception_on_one_process_ends_the_others_with_its_words():
 
 
 @pytest.mark.slow
-def test_a_frozen_process_0_is_named():
+@pytest.mark.parametrize(("frozen", "survivor"), [(0, 1), (1, 0)])
+def test_a_frozen_process_is_named(frozen, survivor):
     with Processes(START + WAIT + RUN, [], 2) as run:
         run.until_all_say("here")
-        run.signal(0, signal.SIGSTOP)
-        assert "Process 0 on " in _end(run, 1)
-
-
-@pytest.mark.slow
-def test_a_frozen_process_is_named():
-    with Processes(START + WAIT + RUN, [], 2) as run:
-        run.until_all_say("here")
-        run.signal(1, signal.SIGSTOP)
-        assert "Process 1 on " in _end(run, 0)
+        run.signal(frozen, signal.SIGSTOP)
+        process = run._started[survivor]
+        assert process.wait(timeout=30) == 3
+        assert f"Process {frozen} on " in run.text(survivor)
 
 
 @pytest.mark.slow
@@ -114,9 +109,3 @@ def test_processes_that_never_come_together_end_in_words():
         run.signal(1, signal.SIGKILL)
         run.finish(3, -9)
         assert "Not all of the 2 processes of the run came together at localhost" in run.text(0)
-
-
-def _end(run, survivor):
-    process = run._started[survivor]
-    assert process.wait(timeout=30) == 3
-    return run.text(survivor)

@@ -20,8 +20,8 @@ def test_the_free_axis_is_filled_in():
 
 
 @pytest.mark.parametrize(("mesh", "words"), [
-    (MeshConfig(fsdp=10), ["fsdp 10", "makes 10 of the 64 devices", "8"]),
-    (MeshConfig(fsdp=32), ["makes 32 of the 64", "multiply to 64", "32"]),
+    (MeshConfig(fsdp=10), ["fsdp 10", "needs 10 devices", "there are 64", "divides it is 8"]),
+    (MeshConfig(fsdp=32), ["needs 32 devices", "multiply to 64", "divides it is 32"]),
     (MeshConfig(tensor=3), ["tensor 3", "64"]),
     (MeshConfig(data=-1), ["Only one mesh axis may be -1", "data, fsdp"]),
     (MeshConfig(tensor=0), ["mesh.tensor=0 must be at least 1"]),
