@@ -75,7 +75,8 @@ def _project_forward(inputs, spread, x, kernel):
 
 def _project_backward(inputs, spread, residuals, g):
     # Autodiff forms the kernel's gradient transposed and copies it back, and fuses the copies
-    # with activations into strided loops: a quarter of a small model's step on a CPU.
+    # with activations into strided loops: a quarter of a small model's step on a CPU. There the
+    # first operand of a product over tokens is transposed too: let it be the narrower one.
     x, kernel = residuals
     outputs = kernel.ndim - inputs
     x_gradient = _contract(g, kernel, range(g.ndim - outputs, g.ndim), range(inputs, kernel.ndim))
@@ -85,7 +86,10 @@ def _project_backward(inputs, spread, residuals, g):
         return _contract(x, g, leading, leading)
 
     if spread is None:
-        return x_gradient, over_tokens(x, g)
+        if math.prod(kernel.shape[:inputs]) <= math.prod(kernel.shape[inputs:]):
+            return x_gradient, over_tokens(x, g)
+        gradient = over_tokens(g, x)
+        return x_gradient, jnp.moveaxis(gradient, range(outputs), range(inputs, kernel.ndim))
     sharding, axes = spread
     x_axes, g_axes = (
         (*TOKENS, *sharding.gathered(part)) for part in (axes[:inputs], axes[inputs:])

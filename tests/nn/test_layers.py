@@ -14,6 +14,7 @@ from jaxllm.nn.module import bind, split
     (1, (2, 3, 5), (5, 7), "btd,df->btf"),
     (1, (2, 3, 5), (5, 4, 6), "btd,dnh->btnh"),
     (2, (2, 3, 4, 6), (4, 6, 5), "btnh,nhd->btd"),
+    (1, (2, 3, 30), (30, 4, 6), "btd,dnh->btnh"),  # fewer outputs than inputs
     (1, (5,), (5, 7), "d,df->f"),
 ])
 def test_project_and_its_gradient_equal_einsum(inputs, x_shape, kernel_shape, equation):
