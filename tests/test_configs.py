@@ -39,6 +39,7 @@ FIELDS = sorted({
     for root in (train.Config, prepare.PrepareConfig)
     for cls in sections(root) if cls is not MeshConfig  # see test_every_mesh_axis_is_a_field
     for field in dataclasses.fields(cls)
+    if field.name not in prepare.MODULES  # sections that are read by the names in `stages`
 })
 
 

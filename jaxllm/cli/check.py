@@ -2,6 +2,7 @@
 
   jaxllm check --config=configs/llama3_8b.py:v6e-16
   jaxllm check --config=configs/llama.py --topology=v5p-128 --nocompile
+  jaxllm check --config=configs/llama3_8b.py:v6e-16 --save-compiled=gs://bucket/llama3_8b
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ def main(argv: list[str]) -> int:
     where = topology(argv, options.topology)
     if not where:
         raise missing("topology")
+    save_to = options["save-compiled"].value
+    if save_to and not options.compile:
+        raise UserError(f"--save-compiled={save_to} needs the compile: leave --nocompile away.")
     prepare_environment()
     base = None
     if values.train.init_from:
@@ -37,7 +41,8 @@ def main(argv: list[str]) -> int:
     with make_display() as display:
         found = check(
             resolve_config(values, base), where, preset_name=values.model.preset or "",
-            workdir=options.workdir, compiles=options.compile, say=display.message,
+            workdir=options.workdir, compiles=options.compile, save_to=save_to,
+            say=display.message,
         )
         display.table(f"{found.where.name}", ("what", "found"), found.facts)
     if options.output:
@@ -63,4 +68,8 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "compile", True, "Compile the step; --nocompile looks only at what is cheap.",
         flag_values=values,
+    )
+    flags.DEFINE_string(
+        "save-compiled", "", "Folder to keep the compiled step in; jaxllm train --compiled=FOLDER "
+        "loads it instead of compiling.", flag_values=values,
     )

@@ -23,7 +23,7 @@ MEASURES = ("loss", "perplexity", "accuracy", "bits_per_byte")
 
 def main(argv: list[str]) -> int:
     """Runs the verb."""
-    values, flags = parse(argv, __doc__, _define_cluster)
+    values, flags = parse(argv, __doc__, _define)
 
     from jaxllm.core.config import difference
     from jaxllm.train.config import default_config, resolve_config
@@ -48,7 +48,9 @@ def main(argv: list[str]) -> int:
     config = resolve_config(values, base)
     first = jax.process_index() == 0  # of several hosts one speaks
     with make_display(None if first else open(os.devnull, "w")) as display:
-        records = train(config, changed, flags.workdir, display, _evaluators(config))
+        records = train(
+            config, changed, flags.workdir, display, _evaluators(config), flags.compiled
+        )
         rows = [
             tuple(r.get(name) for name in ("split", "step", *MEASURES))
             for r in records if "loss" in r
@@ -59,7 +61,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _define_cluster(values: absl_flags.FlagValues) -> None:
+def _define(values: absl_flags.FlagValues) -> None:
+    absl_flags.DEFINE_string(
+        "compiled", "", "Folder of jaxllm check --save-compiled: its step is loaded instead of "
+        "compiled, where it is the run's own.", flag_values=values,
+    )
     for name, text in CLUSTER.items():
         absl_flags.DEFINE_string(name, None, text, flag_values=values)
 

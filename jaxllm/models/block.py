@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxllm.models.config import ModelConfig
 from jaxllm.nn import stream
@@ -78,6 +79,7 @@ class Block(Module):
         `place` is the layer's in the repeating pattern; `memory` holds the keys and values of the
         encoder's output where they are known already.
         """
+        x_BTD = checkpoint_name(x_BTD, "input")  # for remat policies that keep it on the host
         keys = (None,) * 7 if key is None else jax.random.split(key, 7)
         kind = self.pattern[place % len(self.pattern)]
         rotation = None if context.rotations is None else context.rotations[kind]

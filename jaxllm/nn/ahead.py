@@ -80,9 +80,8 @@ def forward(
         tapes = []
         for place, step in enumerate(steps):
             after = _layer(gather, params, index * size + place + 1)
-            known = (weights, x, _at(own, place), shared)
-            x, tape = _taped(step, known, flags)
-            tapes.append((known[1], tape))
+            x, tape = _taped(step, x, (weights, _at(own, place), shared), flags)
+            tapes.append(tape)
             weights = after
         return (x, weights), tapes
 
@@ -120,8 +119,7 @@ def backward(
         gradients = [None] * size
         for place in reversed(range(size)):
             before = _layer(gather, params, index * size + place - 1)
-            x, tape = tapes[place]
-            vjp = tape.restored((weights, x, _at(own, place), shared))
+            vjp = tapes[place].restored((weights, _at(own, place), shared))
             dweights, dx, added = vjp(dx)
             gradients[place] = scatter(dweights)
             dshared = jax.tree.map(jnp.add, dshared, added)
@@ -174,7 +172,9 @@ gathered.defvjp(
 class _Tape:
     """The function that pulls a gradient back through a layer, less the arrays had otherwise.
 
-    `sources` says of each array that it holds: its place in what is known, or -1 if it is saved.
+    `sources` says of each array that it holds its place among what is known and, after it, what is
+    saved. The layer's input is saved like any other array, and only if it is held: a policy that
+    keeps it on the host needs it nowhere else.
     """
 
     saved: list[jax.Array]
@@ -183,9 +183,8 @@ class _Tape:
 
     def restored(self, known: Tree) -> Callable:
         """The function whole again, from the arrays that it shares with `known`."""
-        saved, known = iter(self.saved), jax.tree.leaves(known)
-        leaves = [next(saved) if at < 0 else known[at] for at in self.sources]
-        return jax.tree.unflatten(self.structure, leaves)
+        leaves = [*jax.tree.leaves(known), *self.saved]
+        return jax.tree.unflatten(self.structure, [leaves[at] for at in self.sources])
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["values"])
@@ -196,8 +195,10 @@ class Flags:
     values: tuple[bool, ...]
 
 
-def _taped(step: Step, known: Tree, flags: Sequence[bool]) -> tuple[jax.Array, _Tape]:
-    weights, x, own, shared = known
+def _taped(
+    step: Step, x: jax.Array, known: Tree, flags: Sequence[bool]
+) -> tuple[jax.Array, _Tape]:
+    weights, own, shared = known
     leaves, structure = jax.tree.flatten(shared)
     learned = flagged(shared, flags)
 
@@ -208,10 +209,13 @@ def _taped(step: Step, known: Tree, flags: Sequence[bool]) -> tuple[jax.Array, _
 
     y, vjp = jax.vjp(run, weights, x, learned)
     held, form = jax.tree.flatten(vjp)
-    places = {id(leaf): at for at, leaf in enumerate(jax.tree.leaves(known))}
-    sources = tuple(places.get(id(leaf), -1) for leaf in held)
-    saved = [leaf for leaf, at in zip(held, sources, strict=True) if at < 0]
-    return y, _Tape(saved, form, sources)
+    shared_with = jax.tree.leaves(known)
+    places, saved = {id(leaf): at for at, leaf in enumerate(shared_with)}, []
+    for leaf in held:
+        if id(leaf) not in places:
+            places[id(leaf)] = len(shared_with) + len(saved)
+            saved.append(leaf)
+    return y, _Tape(saved, form, tuple(places[id(leaf)] for leaf in held))
 
 
 def _layer(gather: Callable[[Tree], Tree], params: Tree, index: jax.Array | int) -> Tree:

@@ -10,23 +10,49 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.core.errors import unknown
+from jaxllm.core.errors import UserError, unknown
 from jaxllm.core.mesh import Sharding, single_device
 
 policies = jax.checkpoint_policies
 
+HOST = "pinned_host"  # the host's memory that a device can copy from and to, as jax names it
+
 # What the backward pass finds saved of a layer, besides its input; the rest it computes again.
-REMAT_SAVES = {
+_KEPT = {
     "full": (),
     "attention": ("attention",),  # its output
     "kv": ("attention", "key", "value"),
     "projections": ("attention", "key", "value", "query"),
     "mlp": ("attention", "key", "value", "query", "mlp_gate", "mlp_up"),
 }
+# By policy, what lies in the host's memory from the forward pass to the backward pass. A policy
+# that names the layer's "input" there keeps none on the device.
+REMAT_OFFLOADS = {
+    **{f"{name}_input_offload": ("input",) for name in _KEPT},
+    **{f"{name}_offload": ("input", *kept) for name, kept in _KEPT.items() if kept},
+}
+# By policy, what stays on the device.
+REMAT_SAVES = {
+    **_KEPT,
+    **{f"{name}_input_offload": kept for name, kept in _KEPT.items()},
+    **{f"{name}_offload": () for name, kept in _KEPT.items() if kept},
+}
+
+
+def _policy(name: str) -> Callable:
+    offloads = list(REMAT_OFFLOADS.get(name, ()))
+    if not offloads:
+        return policies.save_only_these_names(*REMAT_SAVES[name])
+    return policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=list(REMAT_SAVES[name]),
+        names_which_can_be_offloaded=offloads, offload_src="device", offload_dst=HOST,
+    )
+
+
 REMAT = {
     "none": None,  # everything saved, nothing recomputed
-    **{name: policies.save_only_these_names(*saved) for name, saved in REMAT_SAVES.items()},
     "dots": policies.dots_with_no_batch_dims_saveable,  # every product with a weight
+    **{name: _policy(name) for name in REMAT_SAVES},
 }
 
 # Of the hidden units of an MLP in the compute dtype, per device and chunk, on an accelerator.
@@ -58,8 +84,9 @@ class Compute:
         return jax.checkpoint(step, policy=REMAT[self.remat], prevent_cse=False)
 
     def saves(self, name: str) -> bool:
-        """Whether the remat policy keeps what the layers call `name`."""
-        return name in REMAT_SAVES.get(self.remat, (name,))
+        """Whether the remat policy keeps what the layers call `name`, here or on the host."""
+        offloaded = REMAT_OFFLOADS.get(self.remat, ())
+        return name in REMAT_SAVES.get(self.remat, (name,)) or name in offloaded
 
     def mlp_tokens(self, units: int) -> int:
         """Tokens of a chunk of the MLP's backward pass, for so many hidden units on a device."""
@@ -94,7 +121,7 @@ def make_compute(
     """The Compute of these names; `dtype="auto"` is bfloat16 on accelerators, float32 on a CPU.
 
     Raises:
-      UserError: a name that is none of ours.
+      UserError: a name that is none of ours, or a policy that the devices cannot carry out.
     """
     sharding = sharding or single_device()
     for field, name in (("train.dtype", dtype), ("train.param_dtype", param_dtype)):
@@ -104,6 +131,8 @@ def make_compute(
         raise unknown("train.remat", remat, REMAT)
     if attention not in ATTENTION:
         raise unknown("train.attention", attention, ATTENTION[:-1])
+    if remat in REMAT_OFFLOADS:
+        check_host_memory(sharding, f"train.remat={remat!r}", "train.remat='full'")
     on_cpu = sharding.mesh.devices.flat[0].platform == "cpu"
     if dtype == "auto":
         dtype = "float32" if on_cpu else "bfloat16"
@@ -111,6 +140,24 @@ def make_compute(
         sharding, as_dtype(dtype), as_dtype("float32" if param_dtype == "auto" else param_dtype),
         remat, attention, unroll, mlp_chunk,
     )
+
+
+def check_host_memory(sharding: Sharding, setting: str, instead: str) -> None:
+    """Refuses a setting that keeps arrays on the host where devices cannot reach its memory.
+
+    Raises:
+      UserError: the backend has no such memory.
+    """
+    device = sharding.mesh.devices.flat[0]
+    try:
+        kinds = {memory.kind for memory in device.addressable_memories()}
+    except (AttributeError, NotImplementedError, RuntimeError):  # a description, for compiling
+        return
+    if HOST not in kinds:
+        raise UserError(
+            f"{setting} keeps arrays in the host's memory, and jax has no access to it from a "
+            f"{device.device_kind} (it knows {', '.join(sorted(kinds))}). Set {instead}."
+        )
 
 
 def as_dtype(name: Any) -> np.dtype:

@@ -18,10 +18,10 @@ from typing import Any
 from jaxllm.core.errors import UserError
 from jaxllm.core.paths import path
 from jaxllm.data.manifest import FILE
-from jaxllm.plan.compile import Compiled, compile_for, devices_of
-from jaxllm.plan.memory import HEADROOM, fits, memory
+from jaxllm.plan.compile import Compiled, compile_for, devices_of, save_for
+from jaxllm.plan.memory import HEADROOM, memory
 from jaxllm.plan.plan import with_known_vocabulary
-from jaxllm.plan.search import hbm, search, settled
+from jaxllm.plan.search import fits_slice, hbm, host_room, search, settled
 from jaxllm.plan.slices import Slice, cloud_name, parse_slice
 from jaxllm.plan.workload import Mesh, Workload, check_mesh, make_workload, resolve_mesh
 from jaxllm.train.config import Config
@@ -71,13 +71,14 @@ class Check:
 
 def check(
     config: Config, topology: str, *, preset_name: str = "", workdir: str = "",
-    compiles: bool = True, say: Callable[[str], None] = lambda text: None,
+    compiles: bool = True, save_to: str = "", say: Callable[[str], None] = lambda text: None,
 ) -> Check:
     """Looks at everything that a run of `config` on the slice of this name needs.
 
     Args:
       workdir: where the run would write; "": that is not looked at.
       compiles: compile the step; without it only what is cheap is looked at.
+      save_to: folder to keep the compiled step in, for a run to load; "": it is not kept.
       say: told what takes long before it begins.
 
     Raises:
@@ -109,6 +110,9 @@ def check(
     if compiles and found.passed:
         say(f"compiling the step for {where.name}; minutes for a large model")
         found.look("compiled", lambda: _compiled(found, work, say))
+    if save_to and found.compiled and found.passed:
+        say(f"compiling once more, for {save_to}")
+        found.look("compiled step", lambda: _saved(found, save_to))
     return found
 
 
@@ -196,8 +200,9 @@ def _checkpoints(config: Config, work: Workload, where: Slice, workdir: str) -> 
 def _reckoned(config: Config, work: Workload, where: Slice, mesh: Mesh) -> str:
     used = memory(work, mesh, settled(config.train.remat, work, where, mesh),
                   work.kernel(where.chip, mesh.context))
-    verdict = "fits" if fits(used, hbm(where)) else "may not fit"
-    return f"{used.total / GB:.1f} of {hbm(where) / GB:.1f} GB a device: {verdict}"
+    verdict = "fits" if fits_slice(used, where) else "may not fit"
+    host = f", {used.offloaded / GB:.1f} GB on the host" if used.offloaded else ""
+    return f"{used.total / GB:.1f} of {hbm(where) / GB:.1f} GB a device{host}: {verdict}"
 
 
 def _compiled(found: Check, work: Workload, say: Callable[[str], None]) -> str:
@@ -217,17 +222,29 @@ def _compiled(found: Check, work: Workload, say: Callable[[str], None]) -> str:
     found.facts += [
         ("state and batch", f"{step.arguments / GB:.2f} GB, {step.aliased / GB:.2f} GB reused"),
         ("temporaries", f"{step.temporaries / GB:.2f} GB"),
-        ("offloaded to the host", f"{step.host / GB:.2f} GB"),
+        ("on the host", f"{step.host / GB:.2f} GB a device"),
         ("generated code", f"{step.code / 1e6:.0f} MB, {step.kernels} kernel calls"),
     ]
     if step.total > room:
         raise UserError(_too_large(config, work, where, step.total))
+    if step.host > host_room(where):
+        raise UserError(
+            f"train.remat={step.remat!r} with optimizer.placement={step.placement!r} keeps "
+            f"{step.host / GB:.2f} GB a device on its host, and a device's share of a host of "
+            f"{where.chip.name} is {host_room(where) / GB:.1f} GB. Choose a policy that keeps less "
+            "there, such as train.remat='full_input_offload', or raise train.grad_accumulation."
+        )
     free = 1 - step.total / room
     warning = "" if free >= HEADROOM else f", less than the {HEADROOM:.0%} that are advised"
     return (
         f"remat {step.remat}: {step.total / GB:.2f} of {room / GB:.2f} GB a device, {free:.0%} "
         f"free{warning}; {step.seconds:.0f} s, {step.compiler}"
     )
+
+
+def _saved(found: Check, folder: str) -> str:
+    size = save_for(found.config, found.where, devices_of(found.where), folder, found.compiled)
+    return f"{size / 1e6:.0f} MB in {folder}; jaxllm train --compiled={folder} loads it"
 
 
 def _too_large(config: Config, work: Workload, where: Slice, total: float) -> str:

@@ -20,13 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from jaxllm.core.errors import UserError
 from jaxllm.plan.hlo import Traffic, collectives
-from jaxllm.plan.search import hbm
+from jaxllm.plan.search import hbm, host_room
 from jaxllm.plan.slices import Slice
 from jaxllm.plan.workload import lengths_of
 from jaxllm.train.config import Config
 
 if TYPE_CHECKING:
     import jax
+
+    from jaxllm.data.batch import Batch
+    from jaxllm.train.losses import LossOptions
+    from jaxllm.train.state import Setup
 
 # Before jax is imported: its own device is a CPU, and libtpu does not look for a machine.
 ENVIRONMENT = {
@@ -41,14 +45,16 @@ INSTALL = {"tpu": ("libtpu", "pip install -e '.[tpu]' -c constraints.txt"),
 class Compiled:
     """What the compiler says of a step, per device; bytes unless named otherwise."""
 
-    remat: str  # the policy: the recipe's, or what its "auto" came to
+    remat: str  # the policy: the recipe's, or what its "auto" came to, as the next two
+    accumulation: int  # microbatches of a step
+    placement: str  # of the optimizer
     compiler: str  # such as "jax 0.12.0, libtpu 0.0.50.1"
     arguments: int  # state and batch
     temporaries: int
     outputs: int
     aliased: int  # of the outputs, that reuse the arguments' memory
     total: int  # allocated at once, the most
-    host: int  # offloaded to the host's memory
+    host: int  # of the host's memory: what is offloaded, and the optimizer if it lies there
     code: int
     seconds: float  # to trace, lower and compile
     traffic: dict[str, Traffic]
@@ -97,6 +103,59 @@ def compile_for(
     """
     import jax
 
+    from jaxllm.train import program
+
+    config, setup, options, batch = _step_of(config, where, devices, say)
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        compiled = program.compile_step(
+            config, setup, options, program.abstract_state(setup), batch,
+            {"xla_dump_to": folder, "xla_dump_hlo_pass_re": ".*spmd-partition.*"},
+        )
+        seconds = time.perf_counter() - begin
+        partitioned = _partitioned(Path(folder))
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    own = program.compiler_version(devices[0])
+    return Compiled(
+        remat=config.train.remat, accumulation=config.train.grad_accumulation,
+        placement=config.optimizer.placement, compiler=f"jax {jax.__version__}, {own}",
+        arguments=memory.argument_size_in_bytes, temporaries=memory.temp_size_in_bytes,
+        outputs=memory.output_size_in_bytes, aliased=memory.alias_size_in_bytes,
+        total=program.allocated(memory), host=program.on_host(memory),
+        code=memory.generated_code_size_in_bytes, seconds=seconds,
+        traffic=collectives(partitioned or text),
+        kernels=text.count("tpu_custom_call") + text.count("__cudnn$"), program=compiled,
+    )
+
+
+def save_for(
+    config: Config, where: Slice, devices: list[jax.Device], folder: str, step: Compiled
+) -> int:
+    """Compiles what gave `step` once more for a run to load from `folder`; the bytes written.
+
+    Once more, because the executable keeps the options that have the compiler write its passes.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    from jaxllm.train.compiled import compile_and_save
+
+    train = dataclasses.replace(
+        config.train, remat=step.remat, grad_accumulation=step.accumulation
+    )
+    optimizer = dataclasses.replace(config.optimizer, placement=step.placement)
+    config, setup, options, batch = _step_of(
+        dataclasses.replace(config, train=train, optimizer=optimizer), where, devices
+    )
+    with _quiet():
+        return compile_and_save(folder, config, setup, options, batch, step.seconds)
+
+
+def _step_of(
+    config: Config, where: Slice, devices: list[jax.Device],
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[Config, Setup, LossOptions, Batch]:
+    """What a run on that slice compiles its step of, with its remat policy settled."""
     from jaxllm.core.mesh import check_batch, check_length, make_sharding
     from jaxllm.train import program
     from jaxllm.train.feed import batch_shapes
@@ -109,30 +168,11 @@ def compile_for(
     lengths = (found.own, found.encoder)
     check_length(sharding, lengths)
     config = program.with_remat(
-        config, config.model, sharding, lengths, found.scored, hbm(where), say
+        config, config.model, sharding, lengths, found.scored, hbm(where), say, host_room(where)
     )
     setup = program.setup_of(config, config.model, sharding)
     batch = batch_shapes(program.example_batch(data, lengths), sharding, data.global_batch_size)
-    options = program.loss_options(config, config.model, found.scored)
-    begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        compiled = program.compile_step(
-            config, setup, options, program.abstract_state(setup), batch,
-            {"xla_dump_to": folder, "xla_dump_hlo_pass_re": ".*spmd-partition.*"},
-        )
-        seconds = time.perf_counter() - begin
-        partitioned = _partitioned(Path(folder))
-    memory, text = compiled.memory_analysis(), compiled.as_text()
-    own = program.compiler_version(devices[0])
-    return Compiled(
-        remat=config.train.remat, compiler=f"jax {jax.__version__}, {own}",
-        arguments=memory.argument_size_in_bytes, temporaries=memory.temp_size_in_bytes,
-        outputs=memory.output_size_in_bytes, aliased=memory.alias_size_in_bytes,
-        total=program.allocated(memory), host=getattr(memory, "host_temp_size_in_bytes", 0),
-        code=memory.generated_code_size_in_bytes, seconds=seconds,
-        traffic=collectives(partitioned or text),
-        kernels=text.count("tpu_custom_call") + text.count("__cudnn$"), program=compiled,
-    )
+    return config, setup, program.loss_options(config, config.model, found.scored), batch
 
 
 def _partitioned(folder: Path) -> str:

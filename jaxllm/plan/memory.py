@@ -34,10 +34,10 @@ class Memory:
     optimizer: float
     gradients: float
     saved: float  # of the layers, for the backward pass
-    working: float  # one layer's backward pass, or the loss: the larger
+    working: float  # one layer's backward pass, the loss, or an update of what lies on the host
     gathered: float  # weights of the layers that are in use
     program: float
-    offloaded: float = 0.0  # on the host, not part of the total
+    offloaded: float = 0.0  # to the host, not part of the total
 
     @property
     def total(self) -> float:
@@ -52,7 +52,7 @@ class Memory:
         return {
             "parameters": self.parameters, "optimizer state": self.optimizer,
             "gradients": self.gradients, "saved activations": self.saved,
-            "one layer's backward pass, or the loss": self.working,
+            "one layer's backward pass, the loss, or the update": self.working,
             "gathered weights": self.gathered, "program and batch": self.program,
         }
 
@@ -65,23 +65,34 @@ def memory(work: Workload, mesh: Mesh, remat: Remat, kernel: Kernel) -> Memory:
     saved = sum(
         _saved(work, tower, mesh, remat.saved, kernel) for tower in work.shape.towers
     )
-    input_offloaded = "input" in remat.offloaded
-    inputs = sum(_inputs(work, tower, mesh) for tower in work.shape.towers)
-    offloaded = sum(
-        _saved(work, tower, mesh, remat.offloaded, kernel) for tower in work.shape.towers
-    )
+    if "input" not in remat.offloaded:
+        saved += sum(_inputs(work, tower, mesh) for tower in work.shape.towers)
+    working = max(_loss(work, mesh), *(
+        _backward(work, tower, mesh, remat, kernel) for tower in work.shape.towers
+    ))
+    gathered = max(_gathered(work, tower, mesh) for tower in work.shape.towers)
+    optimizer, offloaded = optimizer_bytes(work, mesh), offloaded_bytes(work, mesh, remat, kernel)
+    if work.optimizer_on_host:  # it comes whole, where activations and gathered weights lay
+        working = max(working, optimizer - saved - gathered)
+        optimizer, offloaded = 0.0, offloaded + optimizer
     return Memory(
-        parameters=parameters,
-        optimizer=_optimizer(work, mesh, whole),
-        gradients=whole * work.param_bytes * accumulating,
-        saved=saved + (0 if input_offloaded else inputs),
-        working=max(_loss(work, mesh), *(
-            _backward(work, tower, mesh, remat, kernel) for tower in work.shape.towers
-        )),
-        gathered=max(_gathered(work, tower, mesh) for tower in work.shape.towers),
-        program=PROGRAM,
-        offloaded=offloaded + (inputs if input_offloaded else 0),
+        parameters=parameters, optimizer=optimizer,
+        gradients=whole * work.param_bytes * accumulating, saved=saved, working=working,
+        gathered=gathered, program=PROGRAM, offloaded=offloaded,
     )
+
+
+def offloaded_bytes(work: Workload, mesh: Mesh, remat: Remat, kernel: Kernel) -> float:
+    """What the layers of a device keep on the host in a microbatch."""
+    total = sum(_saved(work, tower, mesh, remat.offloaded, kernel) for tower in work.shape.towers)
+    if "input" in remat.offloaded:
+        total += sum(_inputs(work, tower, mesh) for tower in work.shape.towers)
+    return total
+
+
+def optimizer_bytes(work: Workload, mesh: Mesh) -> float:
+    """The optimizer's state of a device, wherever it lies."""
+    return _optimizer(work, mesh, _held(work, mesh, 1.0))
 
 
 def fits(used: Memory, capacity: float, headroom: float = HEADROOM) -> bool:
@@ -147,7 +158,7 @@ def _factored(weight: Weight, stacked: tuple[int, ...], mesh: Mesh) -> float:
 
 
 def _inputs(work: Workload, tower: TowerShape, mesh: Mesh) -> float:
-    """The input of every layer, which every remat policy keeps."""
+    """The input of every layer, which every remat policy keeps, here or on the host."""
     tokens = local_tokens(work, tower, mesh) * tower.layers / mesh.stage
     return tokens * tower.config.width * work.compute_bytes / mesh.tensor
 

@@ -14,12 +14,12 @@ from jaxllm.models.config import ModelConfig, preset
 from jaxllm.plan import scaling
 from jaxllm.plan.chips import CHIPS
 from jaxllm.plan.flops import model_flops, step_flops
-from jaxllm.plan.memory import HEADROOM, fits
+from jaxllm.plan.memory import HEADROOM
 from jaxllm.plan.prices import TERMS, Prices, read_prices
 from jaxllm.plan.remat import POLICIES, find_remat
 from jaxllm.plan.roofline import ASSUMPTIONS, EFFICIENCY
 from jaxllm.plan.scaling import Optimum
-from jaxllm.plan.search import Candidate, evaluate, hbm, search, settled, smallest
+from jaxllm.plan.search import Candidate, evaluate, fits_slice, hbm, search, settled, smallest
 from jaxllm.plan.slices import Slice, parse_slice
 from jaxllm.plan.workload import Workload, check_mesh, make_workload, resolve_mesh
 from jaxllm.train.config import Config
@@ -200,7 +200,7 @@ def _machine(
     days = steps * chosen.step.total / 86_400
     hours = days * 24 * where.chips
     return Machine(
-        chosen=chosen, fits=fits(chosen.memory, hbm(where)), hbm=hbm(where),
+        chosen=chosen, fits=fits_slice(chosen.memory, where), hbm=hbm(where),
         kernel=work.kernel(where.chip, mesh.context).name, days=days,
         costs={
             term: None if price is None else price * hours
@@ -265,6 +265,7 @@ def _candidate_dict(one: Candidate) -> dict[str, Any]:
         "slice": one.where.name, "chips": one.where.chips, "mesh": dataclasses.asdict(one.mesh),
         "remat": one.remat.name, "accumulation": one.accumulation,
         "memory_bytes": one.memory.parts(), "total_bytes": one.memory.total,
+        "host_bytes": one.memory.offloaded,
         "step_seconds": one.step.total, "seconds": one.step.parts(), "mfu": one.step.mfu,
         "mfu_unhidden": one.step.mfu_unhidden,
         "tokens_per_second": one.step.tokens_per_second,

@@ -30,7 +30,7 @@ from jaxllm.plan.flops import (
     layer_products,
     model_flops,
 )
-from jaxllm.plan.memory import local_tokens
+from jaxllm.plan.memory import local_tokens, offloaded_bytes, optimizer_bytes
 from jaxllm.plan.remat import Remat
 from jaxllm.plan.shapes import TowerShape
 from jaxllm.plan.slices import Slice
@@ -59,6 +59,8 @@ ASSUMPTIONS = (
     "the gradients' sum over mesh.data and mesh.context, tensor parallelism's gathers and "
     "scatters, and the vocabulary's gathers are not hidden; ring attention is behind attention",
     "a pipeline runs 4 microbatches per stage if the batch has them",
+    "what lies on the host moves at the full rate of the host's link, activations behind the "
+    "layers' compute (as MaxText's do in the calibration's runs on v6e), an optimizer's state not",
 )
 DIE_LINK = 6.0  # links' worth between the devices of a TPU7x chip (its page, "dual-chiplet")
 
@@ -78,6 +80,7 @@ class StepTime:
     context: float
     data: float  # inside a slice
     network: float  # between slices or hosts
+    host: float  # to and from the hosts' memory, what is not hidden
     bubble: float
     mfu: float
     mfu_unhidden: float  # if nothing of FSDP's traffic were hidden
@@ -102,7 +105,8 @@ class StepTime:
             "between the products (memory)": self.between, "optimizer (memory)": self.optimizer,
             "FSDP, not hidden": self.fsdp, "tensor, not hidden": self.tensor,
             "context, not hidden": self.context, "data, gradients": self.data,
-            "between slices (DCN)": self.network, "pipeline bubble": self.bubble,
+            "between slices (DCN)": self.network, "host memory, not hidden": self.host,
+            "pipeline bubble": self.bubble,
         }
 
 
@@ -129,6 +133,7 @@ def step_time(
         head=head, between=repeats * between, optimizer=model.optimizer(),
         fsdp=hidden, tensor=model.tensor(links),
         context=model.context(links, repeats * attention), data=data, network=network,
+        host=model.host(forward, whole - forward),
         bubble=bubble, mfu=0.0, mfu_unhidden=0.0, tokens=work.tokens, devices=where.devices,
     )
     ideal = flops / (where.chips * where.chip.peak_flops)
@@ -281,6 +286,19 @@ class _Roofline:
             return 4 * tokens * 2 * a.kv_heads * a.head_dim / self.mesh.tensor
 
         return max(0.0, self._activations(moved) / rate - attention)
+
+    def host(self, forward: float, backward: float) -> float:
+        """What the layers keep on the host goes there behind the forward pass and comes back behind
+        the backward pass; the optimizer's state comes and goes while nothing else is done.
+        """
+        work, chip = self.work, self.where.chip
+        rate = chip.host_link / chip.devices
+        kept = offloaded_bytes(work, self.mesh, self.remat, self.kernel)
+        moved = work.accumulation * kept / rate
+        exposed = max(0.0, moved - forward) + max(0.0, moved - backward)
+        if work.optimizer_on_host:
+            exposed += 2 * optimizer_bytes(work, self.mesh) / rate
+        return exposed
 
     def _activations(self, moved: Callable[[TowerShape], float]) -> float:
         """Bytes of a step, where a layer of a tower moves so many numbers a microbatch."""

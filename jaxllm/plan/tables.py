@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from jaxllm.core.display import Display, short
-from jaxllm.plan.memory import HEADROOM, fits
+from jaxllm.plan.memory import HEADROOM
 from jaxllm.plan.plan import Machine, Plan
 from jaxllm.plan.scaling import ADVISED
-from jaxllm.plan.search import Candidate
+from jaxllm.plan.search import Candidate, fits_slice
 
 MFU = (
     "MFU = tokens/s x FLOPs per token / (chips x peak); FLOPs per token = 3 x (2 x matrix "
@@ -40,6 +40,8 @@ def _show_machine(plan: Plan, machine: Machine, display: Display) -> None:
             used.parts().items()]
     rows.append(("in all", gigabytes(used.total), percent(used.total / machine.hbm)))
     rows.append((f"the device, of which {percent(HEADROOM)} stay free", gigabytes(machine.hbm), ""))
+    if used.offloaded:
+        rows.append(("on the host", gigabytes(used.offloaded), ""))
     display.table(title, ("part", "GB", "share"), rows)
 
     rows = [(name, f"{part:.4g}", percent(part / step.total)) for name, part in
@@ -51,7 +53,7 @@ def _show_machine(plan: Plan, machine: Machine, display: Display) -> None:
     display.table(
         f"Remat policies on the recipe's mesh ({chosen.mesh.words()})", (*columns, "fits"),
         [
-            (*_candidate(one), "yes" if fits(one.memory, machine.hbm) else "no")
+            (*_candidate(one), "yes" if fits_slice(one.memory, one.where) else "no")
             for one in machine.policies
         ],
     )

@@ -35,6 +35,7 @@ class Workload:
     param_bytes: int
     compute_bytes: int
     attention: str  # as train.attention names it
+    optimizer_on_host: bool = False  # between updates
 
     @property
     def model(self) -> ModelConfig:
@@ -109,6 +110,7 @@ def make_workload(config: Config) -> Workload:
         moment_bytes=DTYPE_BYTES.get(config.optimizer.moment_dtype, 4),
         param_bytes=4 if train.param_dtype == "auto" else DTYPE_BYTES.get(train.param_dtype, 4),
         compute_bytes=DTYPE_BYTES.get(train.dtype, 2), attention=train.attention,
+        optimizer_on_host=config.optimizer.placement == "host",
     )
 
 

@@ -41,6 +41,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     momentum: float = 0.9
     moment_dtype: str = "float32"  # of the first moment
+    placement: str = "device"  # device | host: where its state lies between updates
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class TrainConfig:
     steps: int = 1000
     grad_accumulation: int = 1  # microbatches per step
     init_from: str = ""  # model whose parameters to start from, as --model names it
-    remat: str = "none"  # auto | none | full | attention | kv | projections | mlp | dots
+    # auto | none | dots | one of full, attention, kv, projections, mlp, which may end in
+    # _input_offload or _offload; see nn/compute.py
+    remat: str = "none"
     attention: str = "auto"  # auto | xla | cudnn | splash
     dtype: str = "auto"  # of compute; auto: bfloat16 on accelerators, float32 on a CPU
     param_dtype: str = "float32"

@@ -30,6 +30,7 @@ from jaxllm.models.config import ModelConfig
 from jaxllm.models.flops import train_flops_per_row
 from jaxllm.models.load import Model
 from jaxllm.models.parameters import param_count
+from jaxllm.train.compiled import load_or_compile, read
 from jaxllm.train.config import Config
 from jaxllm.train.evaluate import validation_record
 from jaxllm.train.feed import batch_shapes, local_rows, place
@@ -60,7 +61,7 @@ class Evaluator(Protocol):
 
 def train(
     config: Config, difference: dict[str, Any], workdir: str, display: Display,
-    evaluators: Sequence[Evaluator] = (),
+    evaluators: Sequence[Evaluator] = (), compiled: str = "",
 ) -> list[Record]:
     """Trains into `workdir`, from its newest checkpoint if it has one; gives the last metrics.
 
@@ -68,12 +69,13 @@ def train(
       config: the resolved configuration.
       difference: the same as a difference from the defaults, for people to read.
       evaluators: called at every evaluation, besides the validation loss.
+      compiled: folder of `jaxllm check --save-compiled` to load the step from; "": compiles it.
 
     Raises:
       UserError: anything in the configuration, the data or the folder that cannot work.
       Interrupted: SIGTERM or SIGINT; the state was saved.
     """
-    run = Run(config, difference, workdir, display, evaluators)
+    run = Run(config, difference, workdir, display, evaluators, compiled)
     try:
         # before closing, which waits for the other hosts
         with watch.together(), naming_memory("The run", MEMORY):
@@ -101,10 +103,11 @@ class Run:
 
     def __init__(
         self, config: Config, difference: dict[str, Any], workdir: str, display: Display,
-        evaluators: Sequence[Evaluator],
+        evaluators: Sequence[Evaluator], compiled: str,
     ):
         self.config, self.difference, self.display = config, difference, display
         self.evaluators = evaluators
+        self.stored = read(compiled) if compiled else None
         self.clock = Clock()
         self.sharding = make_sharding(config.mesh)
         self.batch_size = config.data.global_batch_size
@@ -274,7 +277,11 @@ class Run:
             self.data.batch_rows(0, self.rows[:1]), self.sharding, self.batch_size
         )
         with self.clock.phase("compile"), self.display.phase("compiling"):
-            compiled = compile_step(self.config, self.setup, self.options, state, shapes)
+            compiled = load_or_compile(
+                self.stored, self.config, self.setup, self.options, shapes, self.display.message
+            ) if self.stored else compile_step(
+                self.config, self.setup, self.options, state, shapes
+            )
         self.eval_step = jit_eval_step(self.setup, self.options)
         return compiled
 

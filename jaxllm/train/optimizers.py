@@ -19,7 +19,8 @@ from jaxllm.train.config import OptimizerConfig
 
 Schedule = Callable[[Any], jax.Array]
 
-_ALWAYS = {"name", "learning_rate", "schedule", "warmup_steps", "max_grad_norm"}
+PLACEMENTS = ("device", "host")
+_ALWAYS = {"name", "learning_rate", "schedule", "warmup_steps", "max_grad_norm", "placement"}
 _DECAY = {"weight_decay", "decay_embeddings"}
 
 
@@ -35,6 +36,8 @@ def make_optimizer(
         raise unknown("optimizer.name", config.name, OPTIMIZERS)
     if config.schedule not in SCHEDULES:
         raise unknown("optimizer.schedule", config.schedule, SCHEDULES)
+    if config.placement not in PLACEMENTS:
+        raise unknown("optimizer.placement", config.placement, PLACEMENTS)
     shape, shape_reads = SCHEDULES[config.schedule]
     build, build_reads = OPTIMIZERS[config.name]
     owner = f"optimizer.name={config.name!r} with optimizer.schedule={config.schedule!r}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxllm.core.errors import UserError
-from jaxllm.core.mesh import Sharding
+from jaxllm.core.mesh import Sharding, check_batch
 from jaxllm.data.batch import Batch
 from jaxllm.data.config import DataConfig
 from jaxllm.models.config import ModelConfig
@@ -29,8 +30,15 @@ from jaxllm.train.losses import LossOptions
 from jaxllm.train.state import Setup, TrainState, make_setup
 from jaxllm.train.step import jit_train_step
 
-# From the least recomputation to the most.
-BY_RECOMPUTATION = ("none", "mlp", "projections", "kv", "attention", "full")
+# Policies as `candidates` orders them: nothing offloaded, the least recomputation first; then those
+# that `jaxllm plan` reckons slower, or only as fast while the host's link keeps up.
+ON_DEVICE = ("none", "mlp", "projections", "kv", "attention")
+ON_HOST = (
+    "kv_input_offload", "attention_input_offload", "full", "attention_offload",
+    "full_input_offload",
+)
+SPARING = ("attention", "attention_offload", "full_input_offload")  # with more microbatches
+HOST_SHARE = 0.8  # of a host's memory, that its devices' arrays may take
 HEADROOM = 0.05  # of a device's memory, that train.remat="auto" leaves free
 
 
@@ -112,16 +120,27 @@ def loss_options(config: Config, model: ModelConfig, targets_per_row: int) -> Lo
     )
 
 
+def trace_step(
+    config: Config, setup: Setup, options: LossOptions, state: TrainState, batch: Batch,
+) -> tuple[jax.stages.Traced, dict[str, str]]:
+    """The step for states and batches like these (arrays, or their shapes), not yet lowered.
+
+    Also gives the compiler's options.
+    """
+    device = setup.compute.sharding.mesh.devices.flat[0]
+    chosen = xla_options(config.train, device)
+    check_accepted(chosen, device)
+    step = jit_train_step(setup, options, config.train.grad_accumulation, config.seed)
+    return step.trace(state, batch), chosen
+
+
 def compile_step(
     config: Config, setup: Setup, options: LossOptions, state: TrainState, batch: Batch,
     extra: dict[str, str] | None = None,
 ) -> jax.stages.Compiled:
     """The compiled step for states and batches like these (arrays, or their shapes)."""
-    device = setup.compute.sharding.mesh.devices.flat[0]
-    chosen = xla_options(config.train, device)
-    check_accepted(chosen, device)
-    step = jit_train_step(setup, options, config.train.grad_accumulation, config.seed)
-    return step.lower(state, batch).compile(compiler_options={**chosen, **(extra or {})} or None)
+    traced, chosen = trace_step(config, setup, options, state, batch)
+    return traced.lower().compile(compiler_options={**chosen, **(extra or {})} or None)
 
 
 def setup_of(config: Config, model: ModelConfig, sharding: Sharding) -> Setup:
@@ -137,41 +156,116 @@ def setup_of(config: Config, model: ModelConfig, sharding: Sharding) -> Setup:
 def with_remat(
     config: Config, model: ModelConfig, sharding: Sharding, lengths: tuple[int, int],
     targets_per_row: int, room: float | None, say: Callable[[str], None],
+    host_room: float | None = None,
 ) -> Config:
-    """`config` with `train.remat="auto"` made the policy of least recomputation that fits.
+    """`config` with `train.remat="auto"` made the first of `candidates` that fits.
 
-    The step is compiled for one policy after the other until the compiler's own figure is at most
-    `room`, bytes of a device (None: any), with HEADROOM left free.
+    The step is compiled for one after the other until the compiler's own figure is at most `room`,
+    bytes of a device (None: any), with HEADROOM left free, and what lies on the host at most
+    `host_room`, bytes of a device's part of it (None: what this machine says). What was tried and
+    what it came to is told to `say`.
 
     Raises:
       UserError: none fits.
     """
     if config.train.remat != "auto":
         return config
+    every = candidates(config, sharding)
+    if room is None:
+        return every[0]
+    host_room = host_room or host_room_of(sharding)
+    say(
+        "train.remat='auto' compiles the step until it fits. It may set train.remat, then "
+        "train.grad_accumulation, which changes only the order of sums (and dropout's masks), then "
+        "optimizer.placement."
+    )
     batch = batch_shapes(
         example_batch(config.data, lengths), sharding, config.data.global_batch_size
     )
-    for name in BY_RECOMPUTATION:
-        tried = dataclasses.replace(config, train=dataclasses.replace(config.train, remat=name))
+    for tried in every:
         setup = setup_of(tried, model, sharding)
-        if room is None:
-            return tried
         options = loss_options(tried, model, targets_per_row)
+        name = _settings(tried, config)
         try:
             compiled = compile_step(tried, setup, options, abstract_state(setup), batch)
         except RuntimeError as error:  # jax's own: what does not fit a TPU does not compile
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            say(f"train.remat={name}: does not fit")
+            say(f"{name}: does not fit")
             continue
-        total = allocated(compiled.memory_analysis())
-        say(f"train.remat={name}: {total / 1e9:.2f} of {room / 1e9:.2f} GB")
-        if total <= (1 - HEADROOM) * room:
+        memory = compiled.memory_analysis()
+        total, host = allocated(memory), on_host(memory)
+        beside = f", {host / 1e9:.2f} GB on the host" if host else ""
+        say(f"{name}: {total / 1e9:.2f} of {room / 1e9:.2f} GB{beside}")
+        if total <= (1 - HEADROOM) * room and (host_room is None or host <= host_room):
             return tried
     raise UserError(
-        "train.remat='auto': the step does not fit with any policy. Lower "
-        "data.global_batch_size, raise train.grad_accumulation, or use more devices."
+        "train.remat='auto': the step does not fit with any policy, number of microbatches or "
+        "place of the optimizer. Lower data.global_batch_size, or use more devices."
     )
+
+
+def candidates(config: Config, sharding: Sharding) -> list[Config]:
+    """What `train.remat="auto"` may come to, the fastest first.
+
+    The order is that of `jaxllm plan` for Llama 3.1 8B, 70B and 405B on v5p and v6e. Policies that
+    keep all on the device come first, the least recomputation before more. Then what can be had
+    back from the host behind a layer's compute, which costs less time than to compute it again.
+    Then twice the microbatches, and twice again, as long as the batch divides: weights are gathered
+    once more for each. The optimizer on the host comes last: nothing hides its way there and back.
+    """
+    def with_(remat: str, times: int = 1, placement: str = config.optimizer.placement) -> Config:
+        accumulation = config.train.grad_accumulation * times
+        return dataclasses.replace(
+            config,
+            train=dataclasses.replace(config.train, remat=remat, grad_accumulation=accumulation),
+            optimizer=dataclasses.replace(config.optimizer, placement=placement),
+        )
+
+    found = [with_(remat) for remat in (*ON_DEVICE, *ON_HOST)]
+    doubled, times = [], 2
+    while _divides(config, sharding, times):
+        doubled.append(times)
+        times *= 2
+    found += [with_(remat, times) for times in doubled for remat in SPARING]
+    if config.optimizer.placement == "device":
+        found += [with_(remat, times, "host") for times in (1, *doubled) for remat in SPARING]
+    return found
+
+
+def _divides(config: Config, sharding: Sharding, times: int) -> bool:
+    """Whether the batch divides into so many times the recipe's microbatches."""
+    rows, accumulation = config.data.global_batch_size, config.train.grad_accumulation * times
+    try:
+        check_batch(sharding, rows, "--config.data.global_batch_size", accumulation)
+    except UserError:
+        return False
+    return True
+
+
+def _settings(tried: Config, config: Config) -> str:
+    """What `tried` has and `config` has not, as a person would write it."""
+    text, train = f"train.remat={tried.train.remat}", tried.train
+    if train.grad_accumulation != config.train.grad_accumulation:
+        text += f" train.grad_accumulation={train.grad_accumulation}"
+    if tried.optimizer.placement != config.optimizer.placement:
+        text += f" optimizer.placement={tried.optimizer.placement}"
+    return text
+
+
+def host_room_of(sharding: Sharding) -> float | None:
+    """Bytes of this host's memory that a device's arrays may take, the least of all hosts.
+
+    None: the devices are descriptions, or the machine does not say.
+    """
+    device = sharding.mesh.devices.flat[0]
+    if device not in jax.devices() or not hasattr(os, "sysconf"):
+        return None
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    room = HOST_SHARE * whole / jax.local_device_count()
+    if jax.process_count() == 1:
+        return room
+    return float(multihost_utils.process_allgather(np.float32(room)).min())
 
 
 def room_of(device: jax.Device) -> float | None:
@@ -190,6 +284,14 @@ def allocated(memory: Any) -> int:
     jax 0.12 says so; the peak of older ones is within 3 %.
     """
     return getattr(memory, "total_allocation_bytes", 0) or memory.peak_memory_in_bytes
+
+
+def on_host(memory: Any) -> int:
+    """Bytes of a device's part of the host's memory that a program has, of its memory analysis."""
+    arguments = getattr(memory, "host_argument_size_in_bytes", 0)
+    outputs = getattr(memory, "host_output_size_in_bytes", 0)
+    reused = getattr(memory, "host_alias_size_in_bytes", 0)
+    return getattr(memory, "host_temp_size_in_bytes", 0) + arguments + outputs - reused
 
 
 def abstract_state(setup: Setup) -> TrainState:

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.parameters import check_divisible, is_spec, param_shardings
 from jaxllm.models.transformer import Transformer
-from jaxllm.nn.compute import Compute
+from jaxllm.nn.compute import HOST, Compute, check_host_memory
 from jaxllm.nn.module import Params, Structure, abstract, split
 from jaxllm.train.config import OptimizerConfig
 from jaxllm.train.optimizers import Schedule, make_optimizer
@@ -42,7 +42,7 @@ class Setup:
     schedule: Schedule
     max_grad_norm: float
     shapes: TrainState  # ShapeDtypeStruct leaves
-    shardings: TrainState  # NamedSharding leaves
+    shardings: TrainState  # NamedSharding leaves, of the memory that each lies in between steps
 
 
 def make_setup(
@@ -51,7 +51,8 @@ def make_setup(
     """Shapes and shardings of a run, without allocating anything.
 
     Raises:
-      UserError: a parameter that the mesh cannot cut evenly.
+      UserError: a parameter that the mesh cannot cut evenly, or an optimizer that is to lie where
+        the devices have no access.
     """
     make = partial(Transformer, config=model, compute=compute)
     structure, specs = abstract(make)
@@ -68,6 +69,11 @@ def make_setup(
     params = param_shardings(specs, compute.sharding)
     replicated = compute.sharding.replicated()
     opt_state = _optimizer_shardings(shapes.opt_state, specs, params, replicated)
+    if optimizer.placement == "host":
+        check_host_memory(
+            compute.sharding, "optimizer.placement='host'", "optimizer.placement='device'"
+        )
+        opt_state = jax.tree.map(_on_host, opt_state, shapes.opt_state)
     shardings = TrainState(replicated, replicated, params, opt_state)
     return Setup(
         model, compute, structure, specs, transformation, schedule, optimizer.max_grad_norm,
@@ -92,6 +98,27 @@ def init_state(setup: Setup, seed: int, params: Params | None = None) -> TrainSt
     if params is None:
         return jax.jit(fresh, out_shardings=setup.shardings)(jax.random.key(seed))
     return jax.jit(start, out_shardings=setup.shardings)(params)
+
+
+def fetched(opt_state: Any, setup: Setup) -> Any:
+    """The optimizer's state in the devices' memory, for an update; inside jit."""
+    return jax.tree.map(
+        lambda x, place: jax.device_put(x, place.with_memory_kind("device"))
+        if place.memory_kind == HOST else x, opt_state, setup.shardings.opt_state,
+    )
+
+
+def put_back(opt_state: Any, setup: Setup) -> Any:
+    """The optimizer's state where it lies between updates; inside jit."""
+    return jax.tree.map(
+        lambda x, place: jax.device_put(x, place) if place.memory_kind == HOST else x,
+        opt_state, setup.shardings.opt_state,
+    )
+
+
+def _on_host(place: NamedSharding, shape: jax.ShapeDtypeStruct) -> NamedSharding:
+    """Moments go to the host; counters, of a few bytes, stay."""
+    return place.with_memory_kind(HOST) if shape.ndim else place
 
 
 def _optimizer_shardings(opt_state: Any, specs: Params, params: Params, replicated: Any) -> Any:

@@ -16,7 +16,7 @@ from jaxllm.nn.context import balanced
 from jaxllm.nn.module import Params, bind
 from jaxllm.train.losses import LossOptions, LossSums, cross_entropy, only_targets
 from jaxllm.train.optimizers import clip_factor
-from jaxllm.train.state import Setup, TrainState
+from jaxllm.train.state import Setup, TrainState, fetched, put_back
 
 Metrics = dict[str, jax.Array]  # float32 scalars
 
@@ -86,6 +86,7 @@ def make_train_step(
         grads = jax.tree.map(
             lambda g, p: (g * scale).astype(p.dtype), in_float32, state.params
         )
+        state = state._replace(opt_state=fetched(state.opt_state, setup))
         updates, opt_state = setup.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -95,7 +96,8 @@ def make_train_step(
             "loss": loss, "nll": sums.nll / weight, "grad_norm": grad_norm, "finite": finite,
             "tokens": _tokens(batch), "learning_rate": setup.schedule(state.step),
         }
-        return new._replace(finite=finite), metrics
+        opt_state = put_back(new.opt_state, setup)
+        return new._replace(finite=finite, opt_state=opt_state), metrics
 
     return step
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxllm.core.errors import UserError
 from jaxllm.models.parameters import param_shardings
 from jaxllm.models.tower import Inputs
 from jaxllm.models.transformer import Transformer
 from jaxllm.nn.ahead import scan_ahead
-from jaxllm.nn.compute import REMAT, make_compute
+from jaxllm.nn.compute import REMAT, REMAT_OFFLOADS, make_compute
 from jaxllm.nn.config import MlpConfig
 from jaxllm.nn.mlp import Mlp
 from jaxllm.nn.module import abstract, bind, split
@@ -65,8 +66,58 @@ def test_gathered_ahead_equals_one_device(tiny, sharding_of, family, mesh):
     close(gradients(tiny[family], make_compute(sharding_of(**mesh), remat="full")), expected)
 
 
+def exactly(found, expected):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), found, expected
+    )
+
+
+@pytest.mark.parametrize(("mesh", "remat"), [
+    ({"fsdp": 8}, "kv_offload"),
+    ({"data": 8, "fsdp": 1}, "kv_input_offload"),
+    *(pytest.param(mesh, remat, marks=pytest.mark.slow) for mesh in (
+        {"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 4, "context": 2},
+        {"stage": 2, "fsdp": 4, "microbatches": 2},
+    ) for remat in ("full_input_offload", "kv_offload")),
+    *(pytest.param({"fsdp": 8}, remat, marks=pytest.mark.slow) for remat in REMAT_OFFLOADS),
+], ids=str)
+def test_what_comes_back_from_the_host_is_what_went_there(tiny, sharding_of, mesh, remat):
+    """Against the same values kept on the device; nothing of the layers' inputs is left there."""
+    kept = remat.removesuffix("_offload").removesuffix("_input")
+    expected = gradients(tiny["llama"], make_compute(sharding_of(**mesh), remat=kept))
+    exactly(gradients(tiny["llama"], make_compute(sharding_of(**mesh), remat=remat)), expected)
+
+
+@pytest.mark.parametrize(("remat", "inputs"), [("full", 1), ("full_input_offload", 0)])
+def test_the_inputs_of_the_layers_are_saved_in_one_place(tiny, sharding_of, remat, inputs):
+    config = dataclasses.replace(tiny["llama"], layers=7).completed()
+    loss, params = loss_of(config, make_compute(sharding_of(fsdp=8), remat=remat))
+    text = str(jax.make_jaxpr(jax.grad(loss))(params))
+    stacked = rf"f32(<host>)?\[7,{B},{T},{config.width}\]"
+    places = {bool(found) for found in re.findall(stacked, text)}
+    assert places == {not inputs}, places
+
+
+def test_a_device_without_the_hosts_memory_is_refused(monkeypatch):
+    class Memory:
+        kind = "device"
+
+    class Device:
+        device_kind, platform = "toy", "cpu"
+
+        def addressable_memories(self):
+            return [Memory()]
+
+    class Sharding:
+        class mesh:
+            devices = np.array([Device()])
+
+    with pytest.raises(UserError, match=r"train.remat='kv_offload'.*a toy.*train.remat='full'"):
+        make_compute(Sharding(), remat="kv_offload")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("remat", [name for name in REMAT if name != "full"])
+@pytest.mark.parametrize("remat", [n for n in REMAT if n != "full" and n not in REMAT_OFFLOADS])
 def test_remat_changes_no_gradient(tiny, sharding_of, remat):
     expected = gradients(tiny["llama"], make_compute())
     compute = make_compute(sharding_of(data=4, fsdp=2), remat=remat)

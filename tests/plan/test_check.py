@@ -192,3 +192,28 @@ def test_the_step_compiles_for_every_generation(topology):
     assert step.kernels >= 3 and step.traffic["reduce-scatter"].count >= 2 * 4
     assert step.aliased > 0.95 * step.outputs
     assert 0 < step.total < 2e9
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ahead.importlib.util.find_spec("libtpu"), reason="needs the tpu extra")
+def test_what_is_offloaded_leaves_the_device():
+    """Attention's output, keys, values and inputs of 8 layers, and the moments of Adam."""
+    values = default_config()
+    values.model.preset = "llama_21m"
+    values.model.layers, values.model.vocab_size, values.model.width = 8, 1024, 512
+    values.model.attention.heads = values.model.attention.kv_heads = 2
+    values.model.attention.head_dim = 128
+    values.data.sequence_length, values.data.global_batch_size = 2048, 16
+    values.train.remat = "kv"
+    here = check(resolve_config(values), "v6e:2x2")
+    values.train.remat, values.optimizer.placement = "kv_offload", "host"
+    there = check(resolve_config(values), "v6e:2x2")
+    assert here.passed and there.passed, there.failures
+    layer = 4 * 2048 * (2 * (3 * 2 * 128 + 512) + 4 * 2)  # of a device, with log Z of two heads
+    moments = here.compiled.arguments - there.compiled.arguments
+    assert moments > 0.6 * here.compiled.arguments
+    assert here.compiled.host == 0
+    assert there.compiled.host == pytest.approx(8 * layer + moments, rel=0.02)
+    assert there.compiled.total < here.compiled.total
+    assert there.compiled.aliased > 0.95 * there.compiled.outputs
+    assert there.compiled.remat == "kv_offload" and there.compiled.placement == "host"

@@ -6,7 +6,7 @@ import pytest
 
 from jaxllm.models.config import preset, presets
 from jaxllm.models.flops import train_flops_per_row
-from jaxllm.nn.compute import REMAT, REMAT_SAVES
+from jaxllm.nn.compute import REMAT, REMAT_OFFLOADS, REMAT_SAVES
 from jaxllm.plan.flops import SPLASH, XLA, Kernel, Lengths, model_flops, step_flops
 from jaxllm.plan.remat import POLICIES, find_remat
 from jaxllm.plan.shapes import model_shape
@@ -34,6 +34,7 @@ def test_every_policy_is_described_as_the_layers_have_it():
     assert set(POLICIES) == set(REMAT)
     for name, saved in REMAT_SAVES.items():
         assert POLICIES[name].saved == set(saved)
+        assert POLICIES[name].offloaded == set(REMAT_OFFLOADS.get(name, ()))
 
 
 def check_step(config, lengths, remat):
@@ -46,7 +47,7 @@ def check_step(config, lengths, remat):
     assert sum(counted.values()) / 2 == pytest.approx(total, rel=0.02)
 
 
-@pytest.mark.parametrize("remat", list(REMAT))
+@pytest.mark.parametrize("remat", [n for n in REMAT if "offload" not in n] + ["kv_offload"])
 def test_step_flops_are_the_products_traced(remat):
     config = preset("llama_debug")
     config = dataclasses.replace(config, vocab_size=272, width=96, layers=3).completed()

@@ -118,3 +118,23 @@ def test_the_docs_have_the_newest_calibration():
     ours = step(remat=POLICIES["kv"], kernel=workload(rows=1024).kernel(V6E.chip))
     assert f"{100 * ours.mfu:.1f} % with remat" in text
     assert f"{100 * ours.mfu_unhidden:.1f} % if FSDP" in text
+
+
+def test_what_goes_to_the_host_costs_what_the_layers_do_not_hide():
+    """On v6e 32 GB/s: 90 GB a step there and back with the MLP's two products."""
+    work, where, mesh = workload(rows=64), parse_slice("v6e-16"), Mesh(fsdp=16)
+    offloaded = step(work, where, mesh, POLICIES["mlp_offload"])
+    kept = step(work, where, mesh, POLICIES["mlp"])
+    tokens, entries = 4 * 8192 * 32, 2 * 4096 + 4096 + 2 * 1024 + 2 * 14336
+    one_way = tokens * (2 * entries + 4 * 32) / 32e9  # and log Z of 32 heads
+    layers = kept.products + kept.attention + kept.recompute + kept.between
+    assert one_way > layers / 2 and offloaded.host == pytest.approx(2 * one_way - layers)
+    assert offloaded.total == pytest.approx(kept.total + offloaded.host)
+    assert step(work, where, mesh, POLICIES["kv_offload"]).host == 0
+
+
+def test_an_optimizer_on_the_host_moves_there_and_back():
+    work, where, mesh = workload(rows=64), parse_slice("v6e-16"), Mesh(fsdp=16)
+    there = step(dataclasses.replace(work, optimizer_on_host=True), where, mesh)
+    moved = 2 * 8 * 8.03e9 / 16 / 32e9
+    assert there.host == pytest.approx(moved, rel=0.01)

@@ -7,7 +7,8 @@ import pytest
 from jaxllm.core.config import MeshConfig
 from jaxllm.core.errors import UserError
 from jaxllm.plan.memory import fits
-from jaxllm.plan.search import evaluate, hbm, meshes, search, smallest
+from jaxllm.plan.remat import POLICIES
+from jaxllm.plan.search import evaluate, fits_slice, hbm, meshes, search, settled, smallest
 from jaxllm.plan.slices import parse_slice
 from jaxllm.plan.workload import Mesh, check_mesh, divisors, resolve_mesh
 from tests.plan.helpers import workload
@@ -60,13 +61,31 @@ def test_everything_found_divides_fits_and_is_in_order(name):
         assert fits(one.memory, hbm(where))
         check_mesh(work, one.mesh)
         assert where.count == 1 or 0 in (one.mesh.data % 2, one.mesh.stage % 2)
-    times = [one.step.total for one in found]
+    times = [one.rank for one in found]
     assert all(a <= b * 1.01 for a, b in itertools.pairwise(times))
 
 
 def test_plain_fsdp_wins_where_tokens_are_many():
     best = search(workload(rows=1024), parse_slice("v6e-256"))[0]
     assert best.mesh == Mesh(fsdp=256) and best.remat.name == "kv"
+
+
+def test_the_host_is_asked_only_where_it_is_worth_it():
+    """8B on v6e-16 has room for the attention's output; 70B on v6e-256 for nothing but weights."""
+    work, where = workload(rows=64), parse_slice("v6e-16")
+    assert settled("auto", work, where, Mesh(fsdp=16)).name == "attention"
+    work, where = workload("llama3.1_70b", rows=512), parse_slice("v6e-256")
+    best = search(work, where, among=[Mesh(fsdp=256)])[0]
+    assert best.memory.offloaded > 20e9 and best.step.host == 0
+    assert best.step.total < evaluate(work, where, best.mesh, POLICIES["full"]).step.total
+
+
+def test_a_host_with_less_memory_than_a_policy_wants(monkeypatch):
+    work, where = workload("llama3.1_70b", rows=512), parse_slice("v6e-256")
+    used = evaluate(work, where, Mesh(fsdp=256), POLICIES["kv_offload"]).memory
+    assert fits_slice(used, where)
+    monkeypatch.setattr("jaxllm.plan.search.HOST_SHARE", 0.9 * used.offloaded * 8 / 1440e9)
+    assert not fits_slice(used, where)
 
 
 def test_a_long_row_is_cut_along_the_sequence():
@@ -76,7 +95,7 @@ def test_a_long_row_is_cut_along_the_sequence():
 
 
 def test_a_batch_too_large_at_once_is_accumulated():
-    work, where = workload("llama3.1_70b", rows=1024), parse_slice("v5p-256")
+    work, where = workload("llama3.1_70b", rows=4096), parse_slice("v5p-256")
     found = search(work, where)
     assert found and all(one.accumulation == found[0].accumulation > 1 for one in found)
     assert found[0].words().endswith("microbatches")

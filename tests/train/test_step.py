@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from jaxllm.core.checkpoint import Checkpoints
 from jaxllm.core.config import MeshConfig
 from jaxllm.core.mesh import Sharding, make_mesh, make_sharding, single_device
 from jaxllm.data.batch import Batch
@@ -18,7 +19,8 @@ from jaxllm.nn.config import MlpConfig
 from jaxllm.train.config import OptimizerConfig
 from jaxllm.train.feed import batch_shapes, local_rows, place
 from jaxllm.train.losses import LossOptions
-from jaxllm.train.state import init_state, make_setup
+from jaxllm.train.program import abstract_state
+from jaxllm.train.state import TrainState, init_state, make_setup
 from jaxllm.train.step import jit_train_step
 
 B, T, V = 8, 16, 64
@@ -226,3 +228,32 @@ def test_a_batch_without_targets_changes_no_parameter_by_loss():
     assert float(metrics["loss"]) == 0 and bool(metrics["finite"])
     for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(before), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
+def test_an_optimizer_on_the_host_is_the_same_optimizer(name, tmp_path):
+    """Three steps with its state there, a checkpoint after the second, are three on the device."""
+    sharding = make_sharding(MeshConfig())
+
+    def run(placement):
+        setup = setup_for(sharding, optimizer=OptimizerConfig(
+            name=name, learning_rate=1e-2, warmup_steps=2, placement=placement,
+        ))
+        step = jit_train_step(setup, LossOptions(chunk=8), 1, seed=0)
+        state = init_state(setup, seed=0)
+        for index in range(3):
+            if placement == "host" and index == 2:
+                state = TrainState(**saved_and_restored(tmp_path, setup, state))
+            state = step(state, place(batch_at(index), sharding, local_rows(sharding, B), B))[0]
+            kinds = {x.sharding.memory_kind for x in jax.tree.leaves(state.opt_state) if x.ndim}
+            assert kinds == {"pinned_host" if placement == "host" else "device"}
+        return jax.device_get(state)
+
+    jax.tree.map(np.testing.assert_array_equal, run("host"), run("device"))
+
+
+def saved_and_restored(folder, setup, state):
+    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints.save(int(state.step), state._asdict(), {}, None)
+    checkpoints.wait()
+    return checkpoints.restore(int(state.step), abstract_state(setup)._asdict())
