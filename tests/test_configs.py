@@ -98,8 +98,10 @@ CASES = [(recipe, variant) for recipe in RECIPES for variant in variants(recipe)
 @pytest.mark.parametrize(("recipe", "variant"), CASES)
 def test_recipe_resolves_and_is_golden(recipe, variant, golden):
     config = load(recipe)(variant)
-    if recipe == "data/text" and not variant:
+    if recipe.startswith("data/") and not config.input.paths:
         config.input.paths = ("corpus.txt",)  # the one thing that the user must name
+    if variant == "decontaminate":
+        config.decontaminate.sets = ("evals.jsonl",)
     package(recipe).resolve_config(config)
     name = recipe.replace("/", "_") + (f".{variant}" if variant else "")
     golden(f"configs/{name}", difference(config, package(recipe).default_config()))

@@ -97,7 +97,10 @@ class Display:
             table.title, table.title_justify = Text(title), "left"
         for index, name in enumerate(columns):
             numbers = all(_is_number(row[index]) for row in rows)
-            table.add_column(Text(name), justify="right" if numbers else "left")
+            # a narrow terminal folds a cell: no digit and no end of a name is left out
+            table.add_column(
+                Text(name), justify="right" if numbers else "left", overflow="fold"
+            )
         for row in rows:
             table.add_row(*(Text(_cell(value)) for value in row))
         with self._paused():
@@ -294,6 +297,15 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
+def visible(text: str) -> str:
+    """Control characters made visible, so that nothing in a text can act on the terminal; line
+    ends and tabs stay."""
+    return "".join(
+        c if c in "\n\t" or c.isprintable() else chr(0x2400 + ord(c)) if ord(c) < 32 else "\ufffd"
+        for c in text
+    )
+
+
 def _named(name: str, value: Value) -> str:
     if name == "tokens_per_second":
         return f"{short(value)} tokens/s"
@@ -314,6 +326,6 @@ def _cell(value: Value) -> str:
 
 def _is_number(value: Value) -> bool:
     if isinstance(value, str):
-        value = value.replace(",", "").strip("+-% ")
+        value = value.replace(",", "").strip("+-%< ").rstrip("kMBT")
         return value.replace(".", "", 1).isdigit()
     return True

@@ -16,7 +16,7 @@ from jaxllm.core.errors import UserError
 from jaxllm.core.paths import atomic_write_text, path
 
 FILE = "manifest.json"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,32 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """Documents left out for one reason."""
+class Amount:
+    """An amount of text."""
 
     documents: int
     characters: int
+    bytes: int  # of UTF-8
+
+
+@dataclass(frozen=True)
+class StageFlow:
+    """What a stage of the preparation was given, what it passed on, and why not the rest."""
+
+    stage: str
+    before: Amount
+    after: Amount
+    dropped: dict[str, Amount]  # by reason
+    changes: dict[str, int]  # by name, such as the addresses that were masked
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of documents that a stage found to be equal, or nearly so."""
+
+    groups: int
+    documents: int  # in all of them, the one of each that is kept included
+    sizes: dict[str, int]  # groups by the power of two above their size
 
 
 @dataclass(frozen=True)
@@ -65,7 +86,7 @@ class Inputs:
     files: int
     bytes: int
     digest: str  # sha256 of the files' names and sizes
-    content: str = ""  # sha256 of all their bytes; "": prepared before it was noted
+    content: str  # sha256 of the sha256 of their parts' bytes
 
 
 @dataclass(frozen=True)
@@ -74,9 +95,14 @@ class Manifest:
 
     version: int
     jaxllm: str
-    settings: dict[str, Any]  # every stage's settings, as configured
+    settings: dict[str, Any]  # of every stage that ran, as configured
     inputs: Inputs
-    dropped: dict[str, Dropped]  # by reason
+    rejected: dict[str, int]  # records that could not be read, by reason
+    flow: tuple[StageFlow, ...]  # what each stage let through, in order
+    sources: dict[str, Amount]  # how much of what was kept is from where, the largest first
+    lengths: dict[str, int]  # documents kept, by the power of two above their characters
+    token_lengths: dict[str, int]  # the same by tokens; a document cut by the split counts twice
+    groups: dict[str, Groups]  # of documents that are alike, by the stage that looked for them
     tokenizer: TokenizerEntry
     block_tokens: int
     splits: dict[str, Split]
@@ -120,11 +146,22 @@ def _from_json(content: dict[str, Any]) -> Manifest:
         name: Split(**{**split, "shards": tuple(Shard(**shard) for shard in split["shards"])})
         for name, split in content["splits"].items()
     }
-    dropped = {reason: Dropped(**counts) for reason, counts in content["dropped"].items()}
     return Manifest(**{
-        **content, "splits": splits, "dropped": dropped, "inputs": Inputs(**content["inputs"]),
+        **content, "splits": splits, "inputs": Inputs(**content["inputs"]),
+        "flow": tuple(_stage_flow(row) for row in content["flow"]),
+        "sources": _amounts(content["sources"]),
+        "groups": {name: Groups(**one) for name, one in content["groups"].items()},
         "tokenizer": TokenizerEntry(**content["tokenizer"]),
     })
+
+
+def _stage_flow(row: dict[str, Any]) -> StageFlow:
+    amounts = {name: Amount(**row[name]) for name in ("before", "after")}
+    return StageFlow(**{**row, **amounts, "dropped": _amounts(row["dropped"])})
+
+
+def _amounts(content: dict[str, Any]) -> dict[str, Amount]:
+    return {name: Amount(**counts) for name, counts in content.items()}
 
 
 def _damaged(file, why: str) -> UserError:

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from jaxllm.core.display import Display
+from jaxllm.core.display import Display, visible
 from jaxllm.data.batch import Batch
 from jaxllm.data.config import DataConfig
 from jaxllm.data.loader import TrainingData
@@ -209,8 +209,4 @@ def _pad(text: Text, padding: int) -> Text:
 def _shown(text: str, trained: bool) -> str:
     """Control characters made visible, so that nothing in a text can move the cursor."""
     text = text if trained else text.translate(SEEN)
-    visible = "".join(
-        c if c in "\n\t" or c.isprintable() else chr(0x2400 + ord(c)) if ord(c) < 32 else "\ufffd"
-        for c in text
-    )
-    return visible.replace("\n", "⏎\n")
+    return visible(text).replace("\n", "⏎\n")

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from jaxllm.core.paths import atomic_write_bytes, path
 from jaxllm.core.rundir import RunDirectory
-from jaxllm.report import figures, plans, tables
+from jaxllm.report import data, figures, plans, tables
 from jaxllm.report.run import read_runs
 
 HERE = Path(__file__).parent
@@ -33,6 +33,8 @@ def write_report(run_directories: Sequence[str], output: str | None = None) -> s
     run_directories, planned = plans.split_plans(run_directories)
     runs = read_runs(run_directories)
     charts = figures.charts(runs) + plans.loss_chart(planned)
+    prepared = data.prepared(runs)
+    all_charts = charts + [chart for one in prepared for chart in one.charts]
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -50,10 +52,12 @@ def write_report(run_directories: Sequence[str], output: str | None = None) -> s
         charts=charts,
         evaluations=tables.evaluations(runs),
         samples=tables.samples(runs),
+        prepared=prepared,
+        all_charts=all_charts,
         differences=tables.differences(runs),
         versions=tables.versions(runs),
         css=(HERE / "page.css").read_text("utf-8"),
-        plotly=_plotly_javascript() if charts else "",
+        plotly=_plotly_javascript() if all_charts else "",
     )
     last = run_directories[-1] if run_directories else plans.folder(planned[-1])
     target = path(output) if output else RunDirectory(last).report

@@ -10,6 +10,7 @@ from jaxllm.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs/data").glob("*.py"))
+OWN_TEXT = ("text.py", "web_en.py", "domain.py", "low_resource_language.py", "code.py")
 
 
 def run(*arguments):
@@ -36,9 +37,11 @@ def test_every_recipe_prepares(recipe, variant, shakespeare, tmp_path, capsys):
     flags = []
     if recipe == "fomc.py":
         flags = [f"--config.tokenizer.path={shakespeare}/tokenizer"]
-    if recipe == "text.py":
-        flags = ["--config.input.paths=('sample:fomc','sample:tinyshakespeare')",
-                 "--config.input.document=paragraph", "--config.tokenizer.vocab_size=600"]
+    if recipe in OWN_TEXT:
+        flags = ["--config.input.paths=('sample:fomc',)", "--config.tokenizer.vocab_size=600",
+                 "--config.split.validation_share=0.2"]
+    if recipe == "low_resource_language.py":  # which leaves English out otherwise
+        flags += ["--config.language.unwanted=('fr',)"]
     assert prepare(recipe + variant, tmp_path / "out", *flags) == 0
     out = capsys.readouterr().out
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from jaxllm.core import display as display_module
-from jaxllm.core.display import Display, Progress, duration, make_display, short
+from jaxllm.core.display import Display, Progress, duration, make_display, short, visible
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -67,6 +67,29 @@ def test_a_piped_table_has_its_title_on_one_line_and_no_spaces_at_line_ends(caps
     first, *rest = capsys.readouterr().out.splitlines()
     assert first == title and rest[0] == "  n"
     assert [line for line in rest if line != line.rstrip()] == []
+
+
+def test_a_narrow_terminal_loses_no_digit_and_no_letter(terminal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setattr("sys.stdout", terminal)
+    Display(io.StringIO()).table("T", ["stage", "n"], [["gopher_repetition_quality", 10**12]])
+    lines = ESCAPE.sub("", terminal.getvalue()).splitlines()
+    body = "".join("".join(lines[4:]).split())
+    assert sorted(body) == sorted("gopher_repetition_quality1,000,000,000,000")
+    assert max(map(len, lines)) <= 30
+
+
+def test_shares_and_short_numbers_are_aligned_right(capsys):
+    rows = [["a", "12.3 %", "1.25M"], ["b", "<0.1 %", "9"]]
+    Display(io.StringIO()).table("T", ["name", "the share", "the size"], rows)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line][-2:]
+    assert [line.split()[-1] for line in lines] == ["1.25M", "9"]
+    assert len(lines[0]) == len(lines[1])
+
+
+def test_no_character_of_a_text_acts_on_the_terminal():
+    assert visible("a\x1b[31m\tb\nc\r\x07é漢") == "a␛[31m\tb\nc␍␇é漢"
+    assert visible("\x9b1m\u202e\u2028") == "\ufffd1m\ufffd\ufffd"
 
 
 def test_live_shows_progress_phase_and_messages_and_restores_the_cursor(terminal):

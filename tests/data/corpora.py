@@ -14,12 +14,15 @@ WORDS = [
 
 
 def make_config(paths, **fields) -> PrepareConfig:
-    """A preparation of `paths` with fields such as split__by="position"."""
+    """A preparation of `paths` with fields such as stages=("exact",) or split__by="position"."""
     config = default_config()
     config.input.paths = tuple(str(path) for path in paths)
     for name, value in fields.items():
-        section, field = name.split("__")
-        config[section][field] = value
+        section, _, field = name.partition("__")
+        if field:
+            config[section][field] = value
+        else:
+            config[section] = value
     return resolve_config(config)
 
 

@@ -1,34 +1,57 @@
-"""The configuration of `jaxllm prepare`: a section for each stage."""
+"""The configuration of `jaxllm prepare`: a section for each stage, found by the stage's file.
+
+`stages` names those that run. A document stage is a file of the package `stages`, which sees one
+document at a time; the others compare documents with one another, or with evaluation sets, and
+come after them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import importlib
+import json
+import pkgutil
+from dataclasses import dataclass, field, fields, make_dataclass
+from types import ModuleType
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxllm.core.config import reject_unread, resolve, to_config_dict
-from jaxllm.core.errors import UserError, unknown
+from jaxllm.core.config import reject_unread, resolve, to_config_dict, to_dict
+from jaxllm.core.errors import UserError, nearest, unknown
+from jaxllm.data.prepare import stages
 
-FORMATS = ("auto", "text", "jsonl")
 DOCUMENTS = ("file", "paragraph", "line")
 MODEL_TYPES = ("bpe", "unigram")  # of SentencePiece
+SPLITS = ("document", "cluster", "position")
+CORPUS_STAGES = ("exact", "near", "decontaminate")  # in the only order that they can have
 
 
 @dataclass(frozen=True)
 class InputConfig:
     """What to read."""
 
-    paths: tuple[str, ...] = ()  # files, folders, globs, gs://…, or sample:NAME
-    format: str = "auto"  # auto (by the file's ending) | text | jsonl
+    paths: tuple[str, ...] = ()  # files, folders, globs, gs://…, sample:NAME, tfds:NAME/SPLIT
+    format: str = "auto"  # auto (by the file's ending), or the name of a file in readers/
     document: str = "file"  # of a text file: file | paragraph (between blank lines) | line
-    text_field: str = "text"  # of a JSONL row
+    text_field: str = "text"  # of a row; `meta.body` is the field `body` of the field `meta`
+    id_field: str = ""  # of a row: its id, which no other row of the file may have
+    source_field: str = ""  # of a row: where it is from, for the shares; else its entry of paths
+    max_document_bytes: int = 100_000_000  # of a record; a larger one is rejected
+    csv_columns: tuple[str, ...] = ()  # names of the columns of files that have no header line
+    csv_delimiter: str = ""  # between fields; "" is a tab in .tsv files, else a comma
+    csv_quotes: bool = True  # whether fields that begin with " end with it; never in some TSV
+    xml_element: str = ""  # a document for each element of this name; "": for each file
+    record_format: str = "auto"  # of ArrayRecord: auto (by the first) | text | json | example
+    tfds_dir: str = ""  # where tfds: data sets are; "" is the default folder of TFDS
 
 
 @dataclass(frozen=True)
 class SplitConfig:
     """Which text is kept out of training."""
 
-    by: str = "document"  # document (chosen by a hash of its text) | position (the corpus' end)
+    # document (chosen by a hash of its text) | cluster (of near-duplicates, by the hash of their
+    # first) | position (the corpus' end)
+    by: str = "document"
     validation_share: float = 0.05
 
 
@@ -57,13 +80,36 @@ class OutputConfig:
 
 
 @dataclass(frozen=True)
-class PrepareConfig:
-    """A preparation."""
+class Always:
+    """The sections of every preparation; those of the stages follow."""
 
     input: InputConfig = field(default_factory=InputConfig)
+    stages: tuple[str, ...] = ()  # what runs, in order
     split: SplitConfig = field(default_factory=SplitConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+
+
+def _stage_modules() -> dict[str, ModuleType]:
+    """The files of the stages by name; files beside them that have no Settings are no stages."""
+    found = {}
+    for name in sorted(module.name for module in pkgutil.iter_modules(stages.__path__)):
+        module = importlib.import_module(f"{stages.__name__}.{name}")
+        if hasattr(module, "Settings"):
+            found[name] = module
+    for name in CORPUS_STAGES:
+        found[name] = importlib.import_module(f"jaxllm.data.prepare.{name}")
+    return found
+
+
+MODULES = _stage_modules()
+PrepareConfig = make_dataclass(
+    "PrepareConfig",
+    [(name, module.Settings, field(default_factory=module.Settings))
+     for name, module in MODULES.items()],
+    bases=(Always,), frozen=True,
+    namespace={"__doc__": "A preparation.", "__module__": __name__},
+)
 
 
 READ = {  # fields of `tokenizer` that matter for a kind
@@ -99,9 +145,8 @@ def _check(config: PrepareConfig) -> None:
             "--config.input.paths=\"('texts/*.txt',)\" or ('sample:tinyshakespeare',)."
         )
     choices = {
-        "input.format": (config.input.format, FORMATS),
         "input.document": (config.input.document, DOCUMENTS),
-        "split.by": (config.split.by, ("document", "position")),
+        "split.by": (config.split.by, SPLITS),
         "tokenizer.model_type": (config.tokenizer.model_type, MODEL_TYPES),
     }
     for name, (value, allowed) in choices.items():
@@ -113,6 +158,7 @@ def _check(config: PrepareConfig) -> None:
             "such as 0.05: the validation split is what shows whether the model learns."
         )
     sizes = {
+        "input.max_document_bytes": config.input.max_document_bytes,
         "tokenizer.vocab_size": config.tokenizer.vocab_size,
         "tokenizer.train_characters": config.tokenizer.train_characters,
         "output.block_tokens": config.output.block_tokens,
@@ -122,6 +168,54 @@ def _check(config: PrepareConfig) -> None:
         if value < 1:
             raise UserError(f"{name}={value} must be at least 1.")
     _check_tokenizer(config.tokenizer)
+    _check_stages(config)
+
+
+def settings_of(config: PrepareConfig) -> dict[str, Any]:
+    """What a preparation depends on, as JSON gives it back: stages that do not run are left out."""
+    used = {one.name for one in fields(Always)} | _stages_used(config)
+    found = {name: value for name, value in to_dict(config).items() if name in used}
+    return json.loads(json.dumps(found))
+
+
+def stage_settings(config: PrepareConfig, name: str) -> Any:
+    """The section of a stage."""
+    return getattr(config, name)
+
+
+def _check_stages(config: PrepareConfig) -> None:
+    for place, name in enumerate(config.stages):
+        if name not in MODULES:
+            raise UserError(f"stages: there is no stage {name!r}. {nearest(name, MODULES)}")
+        if name in config.stages[:place]:
+            raise UserError(f"stages={config.stages} names {name!r} twice. Remove one of them.")
+    documents = [name for name in config.stages if name not in CORPUS_STAGES]
+    order = (*documents, *(name for name in CORPUS_STAGES if name in config.stages))
+    if config.stages != order:
+        raise UserError(
+            f"stages={config.stages} cannot run in this order: {', '.join(CORPUS_STAGES)} compare "
+            f"documents as the other stages leave them, and in this order. Set stages={order}."
+        )
+    used = _stages_used(config)
+    for name, module in MODULES.items():
+        if name not in used:
+            _check_unused(name, stage_settings(config, name))
+        elif hasattr(module, "check"):
+            module.check(stage_settings(config, name))
+
+
+def _stages_used(config: PrepareConfig) -> set[str]:
+    return {*config.stages, *(["near"] if config.split.by == "cluster" else [])}
+
+
+def _check_unused(name: str, settings: Any) -> None:
+    usual = type(settings)()
+    for one in fields(settings):
+        if getattr(settings, one.name) != getattr(usual, one.name):
+            raise UserError(
+                f"{name}.{one.name}={getattr(settings, one.name)!r} has no effect: the stage "
+                f"{name!r} does not run. Remove it, or add {name!r} to stages."
+            )
 
 
 def _check_tokenizer(config: TokenizerConfig) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 
+from jaxllm.data.prepare.documents import Document
+
 TRAIN, VALIDATION = "train", "validation"
 
 
@@ -15,11 +17,18 @@ def hash_fraction(text: str, purpose: str) -> float:
     return int.from_bytes(digest, "little") / 2**64
 
 
-def by_document(texts: Iterable[str], validation_share: float) -> Iterator[tuple[str, str]]:
-    """(split, text) of each document; equal documents fall into the same split."""
-    for text in texts:
-        chosen = hash_fraction(text, "split") < validation_share
-        yield (VALIDATION if chosen else TRAIN), text
+def is_validation(document: Document, validation_share: float) -> bool:
+    """Whether a document is for validation; equal documents, and those of one group, agree."""
+    return hash_fraction(document.group or document.text, "split") < validation_share
+
+
+def by_document(
+    documents: Iterable[Document], validation_share: float
+) -> Iterator[tuple[str, str]]:
+    """(split, text) of each document."""
+    for document in documents:
+        chosen = is_validation(document, validation_share)
+        yield (VALIDATION if chosen else TRAIN), document.text
 
 
 def cut_place(characters: int, validation_share: float) -> int:
@@ -27,13 +36,16 @@ def cut_place(characters: int, validation_share: float) -> int:
     return int(characters * (1 - validation_share))
 
 
-def by_position(texts: Iterable[str], cut: int) -> Iterator[tuple[str, str]]:
+def by_position(
+    documents: Iterable[Document], cut: int, place: int = 0
+) -> Iterator[tuple[str, str]]:
     """(split, text) with the first `cut` characters of the corpus for training.
 
-    The document across the cut is cut in two.
+    The first of the documents begins at character `place` of the corpus; the one across the cut is
+    cut in two.
     """
-    place = 0
-    for text in texts:
+    for document in documents:
+        text = document.text
         before = min(max(cut - place, 0), len(text))
         if before:
             yield TRAIN, text[:before]

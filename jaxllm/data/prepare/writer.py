@@ -1,13 +1,16 @@
-"""Token shards, written in blocks as documents arrive and named when their number is known."""
+"""Token shards, each made of its range of the token stream that the chunks of a split make up."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
-import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 
 import numpy as np
 from array_record.python import array_record_module
@@ -15,106 +18,122 @@ from etils import epath
 
 from jaxllm.core.paths import path, unwritable
 from jaxllm.data import blocks
-from jaxllm.data.manifest import Shard, Split
+from jaxllm.data.prepare.work import Result, Work
 
 OPTIONS = "group_size:1"  # every record can be read without its neighbours
 
 
-class SplitWriter:
-    """Collects the token stream of one split into shards. Holds one block in memory."""
+@dataclass(frozen=True)
+class Piece:
+    """Tokens of a chunk, from one place in it to another."""
 
-    def __init__(
-        self, scratch: Path, split: str, dtype: np.dtype, block_tokens: int, tokens_per_shard: int
-    ):
-        """Shards hold whole blocks, so at least one block and otherwise `tokens_per_shard`."""
-        self._scratch, self._split, self._dtype = scratch, split, dtype
-        self._block_tokens = block_tokens
-        self._blocks_per_shard = max(1, tokens_per_shard // block_tokens)
-        self._pending: list[np.ndarray] = []  # tokens of the block being filled
-        self._starts: list[int] = []  # their documents' first tokens
-        self._length = 0
-        self._writer = None
-        self._shards: list[tuple[Path, int, int]] = []  # file, records, tokens
-        self._documents = self._characters = self._bytes = 0
+    chunk: str
+    begin: int
+    end: int
 
-    def add(self, text: str, ids: list[int]) -> None:
-        """Appends a document with its token ids."""
-        self._documents += 1
-        self._characters += len(text)
-        self._bytes += len(text.encode())
-        tokens = np.asarray(ids, self._dtype)
-        self._starts.append(self._length)
-        while self._length + len(tokens) >= self._block_tokens:
-            room = self._block_tokens - self._length
-            self._pending.append(tokens[:room])
-            self._length = self._block_tokens
-            self._write_block()
-            tokens = tokens[room:]
-        if len(tokens):
-            self._pending.append(tokens)
-            self._length += len(tokens)
 
-    def finish(self, folder: epath.Path) -> Split:
-        """Moves the shards to their final names in `folder`."""
-        if self._length:
-            self._write_block()
-        self._close_shard()
-        shards = []
-        for index, (file, records, tokens) in enumerate(self._shards):
-            name = f"{self._split}-{index:05d}-of-{len(self._shards):05d}.array_record"
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            shards.append(Shard(name, digest, file.stat().st_size, records, tokens))
-            _move(file, folder / name)
-        return Split(
-            self._documents, self._characters, self._bytes, sum(s.tokens for s in shards),
-            tuple(shards),
-        )
+@dataclass(frozen=True)
+class ShardItem:
+    """A file of the result and where its tokens are."""
 
-    def _write_block(self) -> None:
-        # a document that begins exactly at the end of a block belongs to the next one
-        starts = [start for start in self._starts if start < self._length]
-        block = blocks.Block(np.concatenate(self._pending), np.asarray(starts, np.int64))
-        if self._writer is None:
-            file = self._scratch / f"{self._split}-{len(self._shards):05d}"
-            self._writer = array_record_module.ArrayRecordWriter(str(file), OPTIONS)
-            self._shards.append((file, 0, 0))
-        file, records, tokens = self._shards[-1]
+    split: str
+    name: str
+    dtype: str
+    pieces: tuple[Piece, ...]
+
+
+def shard_items(
+    split: str, counts: Iterable[tuple[str, int]], dtype: np.dtype, block_tokens: int,
+    tokens_per_shard: int,
+) -> list[ShardItem]:
+    """The shards of a split, whose chunks have these names and numbers of tokens.
+
+    Shards hold whole blocks, so at least one block and otherwise `tokens_per_shard`.
+    """
+    size = max(1, tokens_per_shard // block_tokens) * block_tokens
+    shards: list[list[Piece]] = []
+    room = 0
+    for chunk, tokens in counts:
+        begin = 0
+        while begin < tokens:
+            if room == 0:
+                shards.append([])
+                room = size
+            end = min(begin + room, tokens)
+            shards[-1].append(Piece(chunk, begin, end))
+            room -= end - begin
+            begin = end
+    return [
+        ShardItem(split, f"{split}-{index:05d}-of-{len(shards):05d}.array_record", dtype.str,
+                  tuple(pieces))
+        for index, pieces in enumerate(shards)
+    ]
+
+
+def shard(work: Work, item: ShardItem) -> Result:
+    """Writes one shard; gives what the manifest says of it."""
+    dtype = np.dtype(item.dtype)
+    records = tokens = 0
+    with _scratch(work) as file:
+        writer = array_record_module.ArrayRecordWriter(str(file), OPTIONS)
         try:
-            self._writer.write(blocks.encode(block, self._dtype))
+            for block in _blocks(work, item, dtype):
+                writer.write(blocks.encode(block, dtype))
+                records += 1
+                tokens += len(block.tokens)
+            writer.close()
         except RuntimeError as error:
             raise _explain(file, error) from error
-        self._shards[-1] = (file, records + 1, tokens + self._length)
-        self._starts = [0] if len(starts) < len(self._starts) else []
-        self._pending, self._length = [], 0
-        if records + 1 == self._blocks_per_shard:
-            self._close_shard()
-
-    def _close_shard(self) -> None:
-        if self._writer is not None:
-            try:
-                self._writer.close()
-            except RuntimeError as error:
-                raise _explain(self._shards[-1][0], error) from error
-            self._writer = None
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        result = {"name": item.name, "sha256": digest, "bytes": file.stat().st_size,
+                  "records": records, "tokens": tokens}
+        _move(file, path(work.output) / item.name)
+    return result
 
 
-class Scratch:
-    """A folder for unfinished shards, gone when the `with` ends: beside the output where that is a
-    local disk, so that finishing is a rename; the machine's own where the output is a bucket."""
+def _blocks(work: Work, item: ShardItem, dtype: np.dtype) -> Iterator[blocks.Block]:
+    """The shard's tokens with the places where documents begin, block by block."""
+    size = work.config.output.block_tokens
+    tokens, starts = np.zeros(0, dtype), np.zeros(0, np.int64)
+    for piece in item.pieces:
+        new_tokens, new_starts = _read(work, item.split, piece, dtype)
+        starts = np.concatenate([starts, new_starts + len(tokens)])
+        tokens = np.concatenate([tokens, new_tokens])
+        whole = len(tokens) // size * size
+        for place in range(0, whole, size):
+            begin, end = np.searchsorted(starts, (place, place + size))
+            yield blocks.Block(tokens[place : place + size], starts[begin:end] - place)
+        starts = starts[np.searchsorted(starts, whole) :] - whole
+        tokens = tokens[whole:]
+    if len(tokens):
+        yield blocks.Block(tokens, starts)
 
-    def __init__(self, folder: epath.Path):
-        self._folder = None if "://" in str(folder) else str(folder)
 
-    def __enter__(self) -> Path:
-        try:
-            self._path = Path(tempfile.mkdtemp(prefix=".partial-", dir=self._folder))
-        except OSError as error:
-            raise unwritable(path(self._folder or tempfile.gettempdir()), error) from error
-        return self._path
+def _read(
+    work: Work, split: str, piece: Piece, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of a piece, and where in it documents begin."""
+    with work.tokens(piece.chunk, split).open("rb") as stream:
+        stream.seek(piece.begin * dtype.itemsize)
+        tokens = np.frombuffer(stream.read((piece.end - piece.begin) * dtype.itemsize), dtype)
+    lengths = np.frombuffer(work.lengths(piece.chunk, split).read_bytes(), "<u8").astype(np.int64)
+    starts = np.cumsum(lengths) - lengths
+    starts = np.unique(starts[lengths > 0])  # a document without tokens begins nowhere
+    begin, end = np.searchsorted(starts, (piece.begin, piece.end))
+    return tokens, starts[begin:end] - piece.begin
 
-    def __exit__(self, *error: object) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
+
+@contextlib.contextmanager
+def _scratch(work: Work) -> Iterator[Path]:
+    """A place for an unfinished shard: in the work folder where that is a local disk, so that
+    finishing is a rename; else on the machine's own."""
+    remote = "://" in work.folder
+    file = Path(tempfile.gettempdir() if remote else work.folder) / f".shard-{token_hex(4)}"
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _move(file: Path, target: epath.Path) -> None:

@@ -1,0 +1,144 @@
+"""The files that `input.paths` names."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+
+from etils import epath
+
+from jaxllm.core.errors import UserError, nearest
+from jaxllm.core.paths import path
+from jaxllm.data.prepare.config import InputConfig
+from jaxllm.data.prepare.readers.base import InputFile
+from jaxllm.data.prepare.readers.registry import (
+    format_module,
+    format_of,
+    formats,
+    known_endings,
+)
+from jaxllm.samples import sample
+
+SAMPLE = "sample:"
+
+
+def find_files(config: InputConfig) -> list[InputFile]:
+    """The files that `input.paths` names, each once, in the order given and sorted within a glob.
+
+    Raises:
+      UserError: a path that is missing or empty, whose format is unknown or cannot be told, or an
+        option that no file's format reads.
+    """
+    if config.format != "auto":
+        format_module(config.format)
+    files: dict[tuple[str, str], InputFile] = {}
+    for entry in config.paths:
+        for file in _entry_files(entry, config):
+            if file.bytes == 0:
+                raise UserError(f"input.paths: {file.name} is empty. Remove it or fill it.")
+            # the same file may hold several slices of a data set, told apart by their names
+            key = (str(file.path), file.name if file.format == "tfds" else "")
+            files.setdefault(key, file)
+    _check_unread(config, {file.format for file in files.values()})
+    return list(files.values())
+
+
+def _entry_files(entry: str, config: InputConfig) -> Iterator[InputFile]:
+    for kind, module in formats().items():
+        if prefix := getattr(module, "PREFIX", ""):
+            if entry.startswith(prefix) and config.format in ("auto", kind):
+                yield from module.expand(entry, config)
+                return
+            if entry.startswith(prefix) or config.format == kind:
+                raise UserError(
+                    f"input.paths: {entry!r} and input.format={config.format!r} do not go "
+                    f"together: entries that begin with {prefix!r} are of the format {kind!r}, and "
+                    "no others. Leave input.format=auto."
+                )
+    for found, shown in _expand(entry):
+        kind = config.format if config.format != "auto" else _format(found, shown)
+        yield InputFile(found, shown, kind, found.stat().length, entry)
+
+
+def _expand(name: str) -> list[tuple[epath.Path, str]]:
+    """The files behind one entry of `input.paths`, with the names to show."""
+    if name.startswith(SAMPLE):
+        folder = path(sample(name.removeprefix(SAMPLE)))
+        return [(file, f"{name}/{file.name}") for file in sorted(folder.glob("*.txt"))]
+    root = path(name)
+    if root.is_dir():
+        found = list(_walk(root))
+        if not found:
+            raise UserError(
+                f"input.paths: the folder {name} holds no file that ends in "
+                f"{', '.join(known_endings())}. Name the files, such as FOLDER/*.log, and set "
+                "input.format."
+            )
+    elif root.exists():
+        found = [root]
+    elif glob.has_magic(name):
+        base, found = _glob(root)
+        if not found:
+            raise UserError(f"input.paths: nothing matches {name!r}. {_neighbours(base)}")
+    else:
+        near = _neighbours(root.parent, root.name)
+        raise UserError(f"input.paths: {name} does not exist. {near}")
+    return [(file, str(file)) for file in found]
+
+
+def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+    """The files of known formats in a folder and below."""
+    for module in formats().values():
+        if hasattr(module, "folder_files") and (found := module.folder_files(folder)) is not None:
+            yield from found
+            return
+    for item in sorted(folder.iterdir()):
+        if item.name.startswith("."):
+            continue
+        if item.is_dir():
+            yield from _walk(item)
+        elif format_of(item.name):
+            yield item
+
+
+def _glob(pattern: epath.Path) -> tuple[epath.Path, list[epath.Path]]:
+    """The folder in which the pattern begins, and the files that match it."""
+    base = pattern
+    while glob.has_magic(str(base)):
+        base = base.parent
+    if "://" in str(pattern):  # `**` is left to the local disk: in a bucket it lists everything
+        found = base.glob(str(pattern)[len(str(base)) :].lstrip("/"))
+    else:
+        found = [path(name) for name in glob.glob(str(pattern), recursive=True)]
+    return base, [file for file in sorted(found) if file.is_file()]
+
+
+def _neighbours(folder: epath.Path, name: str = "") -> str:
+    if not folder.exists():
+        return f"Nor does its folder {folder}."
+    names = [file.name for file in folder.iterdir()]
+    return f"In {folder}: {nearest(name, names)}"
+
+
+def _format(file: epath.Path, shown: str) -> str:
+    if kind := format_of(file.name):
+        return kind
+    raise UserError(
+        f"input.paths: the format of {shown} cannot be told from its ending (known: "
+        f"{', '.join(known_endings())}). Set --config.input.format to one of "
+        f"{', '.join(formats())}."
+    )
+
+
+def _check_unread(config: InputConfig, found: Iterable[str]) -> None:
+    usual = type(config)()
+    read = {option for kind in found for option in formats()[kind].OPTIONS}
+    for option in sorted({o for module in formats().values() for o in module.OPTIONS} - read):
+        value = getattr(config, option)
+        if value != getattr(usual, option):
+            owners = [kind for kind, module in formats().items() if option in module.OPTIONS]
+            raise UserError(
+                f"input.{option}={value!r} has no effect: the files are of the format "
+                f"{', '.join(sorted(found))}, and it is read for {', '.join(owners)}. Remove it, "
+                "or set input.format."
+            )
