@@ -10,7 +10,7 @@ from jaxllm.cli.main import main
 from jaxllm.core.errors import UserError
 from jaxllm.plan import compile as ahead
 from jaxllm.plan.check import Check, check
-from jaxllm.plan.compile import devices_of
+from jaxllm.plan.compile import Compiled, devices_of
 from jaxllm.plan.hlo import collectives
 from jaxllm.plan.slices import parse_slice
 from jaxllm.train.config import default_config, resolve_config
@@ -92,6 +92,35 @@ def test_bad_input_names_the_flag_and_what_works(capsys, flags, words):
         assert word in err, err
 
 
+def test_a_checkpoint_is_as_large_wherever_the_optimizer_lies(capsys):
+    sizes = [
+        re.search(r"checkpoints +([\d.]+) GB each", run(capsys, RECIPE, "--nocompile", flag)[1])[1]
+        for flag in ("--config.optimizer.placement=device", "--config.optimizer.placement=host")
+    ]
+    assert sizes == ["96.4", "96.4"]  # 12 bytes of each of 8,030,261,248 parameters
+
+
+def test_what_auto_came_to_is_told_in_flags_for_the_run(monkeypatch):
+    step = Compiled(
+        remat="kv_offload", accumulation=2, placement="host", compiler="jax", arguments=0,
+        temporaries=0, outputs=0, aliased=0, total=1, host=1, code=0, seconds=1.0, traffic={},
+        kernels=0, program=None,
+    )
+    monkeypatch.setattr("jaxllm.plan.check.devices_of", lambda where: [])
+    monkeypatch.setattr("jaxllm.plan.check.compile_for", lambda *arguments: step)
+    monkeypatch.setattr("jaxllm.plan.check.save_for", lambda *arguments: 2e6)
+    values = default_config()
+    values.model.preset, values.train.remat, values.mesh.data = "llama_debug", "auto", 1
+    values.mesh.fsdp = -1
+    facts = dict(check(resolve_config(values), "v5e:2x2", save_to="kept").facts)
+    flags = (
+        "--config.train.remat=kv_offload --config.train.grad_accumulation=2 "
+        "--config.optimizer.placement=host"
+    )
+    assert facts["train.remat='auto'"] == f"came to {flags}"
+    assert facts["compiled step"] == f"2 MB in kept; jaxllm train --compiled=kept {flags} loads it"
+
+
 def test_without_a_slice_it_asks_for_one(capsys):
     code, _, err = run(capsys, "--config=configs/llama.py")
     assert code == 2 and "--topology is missing" in err
@@ -141,10 +170,10 @@ class Device:
 
 def test_options_follow_the_chip_and_the_recipe(monkeypatch):
     values = default_config()
-    values.train.xla_options = ("xla_dump_to=/tmp/x", "--xla_rwb=false")
+    values.train.xla_options = ("xla_dump_to=/tmp/x", "--xla_rwb=False", "xla_a = true")
     train = resolve_config(values).train
     monkeypatch.setattr("jaxllm.train.program._version", lambda package: "0.0.50.1")
-    own = {"xla_dump_to": "/tmp/x", "xla_rwb": "false"}
+    own = {"xla_dump_to": "/tmp/x", "xla_rwb": False, "xla_a": True}
     assert xla_options(train, Device("TPU v6 lite")) == {**PRESETS[0].options, **own}
     assert xla_options(train, Device("cpu")) == own
     monkeypatch.setattr("jaxllm.train.program._version", lambda package: "0.1.2")
@@ -152,6 +181,18 @@ def test_options_follow_the_chip_and_the_recipe(monkeypatch):
     values.train.xla_options = ("novalue",)
     with pytest.raises(UserError, match="write name=value"):
         xla_options(resolve_config(values).train, Device("cpu"))
+
+
+@pytest.mark.parametrize("written", ["false", "False", "TRUE"])
+def test_a_boolean_option_is_taken_as_people_write_it(written):
+    import jax
+
+    values, device = default_config(), jax.devices()[0]
+    values.train.xla_options = (f"xla_cpu_use_xnnpack={written}", "xla_backend_optimization_level=1")
+    check_accepted(xla_options(resolve_config(values).train, device), device)
+    values.train.xla_options = ("xla_cpu_use_xnnpack=maybe",)
+    with pytest.raises(UserError, match="xla_cpu_use_xnnpack.*'maybe'"):
+        check_accepted(xla_options(resolve_config(values).train, device), device)
 
 
 def test_an_option_that_the_compiler_does_not_know_is_refused_early():

@@ -163,7 +163,9 @@ def test_bytes_that_jax_cannot_load_are_compiled_around(folder, monkeypatch):
 @pytest.mark.parametrize("answers", [[False], [True, False]])
 def test_all_hosts_load_or_none_does(folder, monkeypatch, answers):
     """The others' answers, made up here: to the key, and to loading."""
-    monkeypatch.setattr("jaxllm.train.compiled._all", lambda fine: fine and answers.pop(0))
+    monkeypatch.setattr(
+        "jaxllm.train.compiled.on_all_hosts", lambda fine: fine and answers.pop(0)
+    )
     step, said, _ = load(folder, recipe())
     assert "another host of this run could not use it" in said[0] and step
 

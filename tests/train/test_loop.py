@@ -122,6 +122,26 @@ def stop_after(recipe, workdir, step):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_an_optimizer_on_the_host_is_written_before_the_next_step(
+    module_recipe, tmp_path, monkeypatch, placement
+):
+    """Orbax writes it from where it lies, which the next step reuses."""
+    done, save, wait, place = [], Checkpoints.save, Checkpoints.wait, loop.place
+
+    def recorded(name, function):
+        return lambda *arguments: (done.append(name), function(*arguments))[1]
+
+    monkeypatch.setattr(Checkpoints, "save", recorded("save", save))
+    monkeypatch.setattr(Checkpoints, "wait", recorded("wait", wait))
+    monkeypatch.setattr(loop, "place", recorded("step", place))
+    recipe = module_recipe.copy_and_resolve_references()
+    recipe.optimizer.placement, recipe.checkpoint.every, recipe.train.steps = placement, 1, 2
+    run(recipe, tmp_path / "run")
+    after = "wait" if placement == "host" else "step"
+    assert done[:3] == ["step", "save", after], done
+
+
 def test_another_mesh_restores_the_same_state(finished, module_recipe, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(finished[0], copy)

@@ -93,6 +93,15 @@ def test_auto_goes_on_to_the_host_then_to_microbatches(config, made_up, room, ho
     assert again == found
 
 
+def test_auto_takes_what_fits_on_every_host(config, made_up, monkeypatch):
+    """The others' answers, made up here: kv does not fit one of them."""
+    answers = [True, True, True, False]
+    monkeypatch.setattr(
+        program, "on_all_hosts", lambda fits: (not answers or answers.pop(0)) and fits
+    )
+    assert chosen(config, 5.1e9, []) == "attention" and not answers
+
+
 def test_auto_that_finds_nothing(config, made_up):
     said = []
     with pytest.raises(UserError, match=r"does not fit with any policy.*global_batch_size"):
