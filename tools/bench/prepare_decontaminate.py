@@ -16,8 +16,8 @@ import random
 import time
 from pathlib import Path
 
-from jaxllm.data.prepare.decontaminate import Index, Settings, load
-from jaxllm.data.prepare.evaluation_sets import read_examples
+from jaxllm.data.prepare.evaluations.decontaminate import Index, Settings, load
+from jaxllm.data.prepare.evaluations.sets import read_examples
 from jaxllm.data.prepare.stages.base import Dropped
 
 PLANTED = 2000

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from measure import environment, machine
 
-from jaxllm.data.prepare import near
+from jaxllm.data.prepare.duplicates import near
 
 SETTINGS = near.Settings()
 TARGETS = (0.5, 0.7, 0.8, 0.9)

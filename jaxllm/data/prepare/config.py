@@ -19,11 +19,14 @@ from ml_collections import ConfigDict
 from jaxllm.core.config import reject_unread, resolve, to_config_dict, to_dict
 from jaxllm.core.errors import UserError, nearest, unknown
 from jaxllm.data.prepare import stages
+from jaxllm.data.prepare.duplicates import exact, near
+from jaxllm.data.prepare.evaluations import decontaminate
 
 DOCUMENTS = ("file", "paragraph", "line")
 MODEL_TYPES = ("bpe", "unigram")  # of SentencePiece
 SPLITS = ("document", "cluster", "position")
-CORPUS_STAGES = ("exact", "near", "decontaminate")  # in the only order that they can have
+# In the only order that they can have.
+CORPUS_STAGES = {"exact": exact, "near": near, "decontaminate": decontaminate}
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,7 @@ def _stage_modules() -> dict[str, ModuleType]:
         module = importlib.import_module(f"{stages.__name__}.{name}")
         if hasattr(module, "Settings"):
             found[name] = module
-    for name in CORPUS_STAGES:
-        found[name] = importlib.import_module(f"jaxllm.data.prepare.{name}")
-    return found
+    return {**found, **CORPUS_STAGES}
 
 
 MODULES = _stage_modules()

@@ -16,10 +16,10 @@ import xxhash
 from etils import epath
 
 from jaxllm.core.paths import atomic_write_text
-from jaxllm.data.prepare import exact, groups, near
 from jaxllm.data.prepare.config import CORPUS_STAGES, PrepareConfig
 from jaxllm.data.prepare.document_stages import DocumentStages
 from jaxllm.data.prepare.documents import Document, replaced
+from jaxllm.data.prepare.duplicates import exact, groups, near
 from jaxllm.data.prepare.flow import SAMPLE_CHARACTERS, Row, Samples, size_of
 from jaxllm.data.prepare.stages.base import Dropped
 from jaxllm.data.prepare.store import Arrays, read_some, write_arrays
@@ -80,7 +80,7 @@ def passes(config: PrepareConfig) -> list[Pass]:
     if "near" in config.stages or config.split.by == "cluster":
         found.append(Near(config.near, "near" in config.stages, config.split.by == "cluster"))
     if "decontaminate" in config.stages:
-        from jaxllm.data.prepare.cut_evaluations import Decontaminate
+        from jaxllm.data.prepare.evaluations.cut import Decontaminate
 
         found.append(Decontaminate(config.decontaminate))
     return found

@@ -32,8 +32,9 @@ from jaxllm.data.manifest import (
     TokenizerEntry,
     read_manifest,
 )
-from jaxllm.data.prepare import groups, same, split, tasks
+from jaxllm.data.prepare import same, split, tasks
 from jaxllm.data.prepare.config import PrepareConfig, settings_of
+from jaxllm.data.prepare.duplicates import groups
 from jaxllm.data.prepare.flow import Sum, merge_rows
 from jaxllm.data.prepare.outcome import (
     CLUSTERS,

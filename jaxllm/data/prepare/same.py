@@ -36,7 +36,7 @@ def evaluation_digest(config: PrepareConfig) -> str:
     """
     if "decontaminate" not in config.stages:
         return ""
-    from jaxllm.data.prepare import decontaminate
+    from jaxllm.data.prepare.evaluations import decontaminate
 
     return decontaminate.load(config.decontaminate).digest
 

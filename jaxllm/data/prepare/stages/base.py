@@ -20,7 +20,7 @@ from typing import Any
 
 from jaxllm.core.config import check_ranges
 from jaxllm.core.errors import UserError
-from jaxllm.data.prepare.words import Tokens
+from jaxllm.data.prepare.words.tokens import Tokens
 
 LARGE = 2**22  # characters of a text that is not to be held as a list of words
 WORD = re.compile(r"\S+")

@@ -17,7 +17,7 @@ from jaxllm.data.prepare.stages.base import (
     View,
     check_settings,
 )
-from jaxllm.data.prepare.words import sentences
+from jaxllm.data.prepare.words.tokens import sentences
 
 STAGE = "c4"
 CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")  # Wikipedia's

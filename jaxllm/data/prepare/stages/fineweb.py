@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.prepare.chunks import SENTENCE_END
 from jaxllm.data.prepare.stages.base import (
     Dropped,
     Kept,
@@ -15,6 +14,7 @@ from jaxllm.data.prepare.stages.base import (
     check_settings,
 )
 from jaxllm.data.prepare.stages.gopher_repetition import duplicates
+from jaxllm.data.prepare.words.chunks import SENTENCE_END
 
 STAGE = "fineweb"
 

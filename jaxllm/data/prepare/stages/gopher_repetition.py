@@ -17,7 +17,7 @@ from jaxllm.data.prepare.stages.base import (
     check_pairs,
     check_settings,
 )
-from jaxllm.data.prepare.words import Tokens
+from jaxllm.data.prepare.words.tokens import Tokens
 
 STAGE = "gopher_repetition"
 BLANK_LINES = re.compile(r"\n{2,}")

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.prepare.chunks import split_chunk
 from jaxllm.data.prepare.stages.base import Dropped, Kept, View
 from jaxllm.data.prepare.stages.gopher_repetition import Settings, check, make
+from jaxllm.data.prepare.words.chunks import split_chunk
 
 from ..steps import HOSTILE, grows_linearly
 

@@ -20,7 +20,7 @@ from itertools import chain
 
 import numpy as np
 
-from jaxllm.data.prepare.chunks import SENTENCE_END, SYMBOLS, split_chunk
+from jaxllm.data.prepare.words.chunks import SENTENCE_END, SYMBOLS, split_chunk
 
 REMEMBERED = 48  # characters of the longest chunk that the table keeps
 TABLE_ENTRIES = 2**18  # a table with more chunks, tokens or characters is begun anew

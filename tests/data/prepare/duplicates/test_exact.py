@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.prepare import exact
+from jaxllm.data.prepare.duplicates import exact
 
-from ..corpora import make_config
+from ...corpora import make_config
 
 TEXTS = st.lists(st.lists(st.sampled_from(["a", "b", "c b", "ä", "", "a\n", "\n\nx y z"]),
                           max_size=12), min_size=1, max_size=5)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from jaxllm import samples
 from jaxllm.core.errors import UserError
-from jaxllm.data.prepare import decontaminate
-from jaxllm.data.prepare.decontaminate import Index, Settings, load
-from jaxllm.data.prepare.evaluation_sets import Example, read_examples
+from jaxllm.data.prepare.evaluations import decontaminate
+from jaxllm.data.prepare.evaluations.decontaminate import Index, Settings, load
+from jaxllm.data.prepare.evaluations.sets import Example, read_examples
 from jaxllm.data.prepare.stages.base import Dropped
 
 SMALL = Settings(ngram=5, shortest=3, window=0, least_piece=1)

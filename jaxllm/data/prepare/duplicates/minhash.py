@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxllm.core.errors import UserError, unknown
-from jaxllm.data.prepare.shingles import mix, shingles
+from jaxllm.data.prepare.duplicates.shingles import mix, shingles
 
 BLOCK = 1 << 16  # shingles hashed at a time, where texts are short
 KEEP = ("longest", "first", "last")

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxllm.data.prepare import chunks
-from jaxllm.data.prepare.chunks import split_chunk
+from jaxllm.data.prepare.words import chunks
+from jaxllm.data.prepare.words.chunks import split_chunk
 
-from .steps import HOSTILE, grows_linearly, loops_in_loops
+from ..steps import HOSTILE, grows_linearly, loops_in_loops
 
 SPACY = {  # what spacy.blank("en") of spaCy 3.8 gives, its tokens joined by spaces
     "don't": "do n't", "It's": "It 's", "it’s": "it ’s", "they'd've": "they 'd 've",

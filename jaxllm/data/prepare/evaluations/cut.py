@@ -8,8 +8,8 @@ import functools
 import numpy as np
 from etils import epath
 
-from jaxllm.data.prepare import decontaminate
 from jaxllm.data.prepare.documents import Document
+from jaxllm.data.prepare.evaluations import decontaminate
 from jaxllm.data.prepare.passes import One, RunPhase
 from jaxllm.data.prepare.stages.base import Dropped
 from jaxllm.data.prepare.store import Arrays, write_arrays

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from jaxllm.data.prepare.minhash import Settings, band_keys, signatures
+from jaxllm.data.prepare.duplicates.minhash import Settings, band_keys, signatures
 from jaxllm.data.prepare.store import Arrays, write_arrays
 
 BUCKET_BITS = 12

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxllm.data.prepare import words
-from jaxllm.data.prepare.chunks import SYMBOLS, split_chunk
-from jaxllm.data.prepare.words import Tokens, sentences
+from jaxllm.data.prepare.words import tokens as words
+from jaxllm.data.prepare.words.chunks import SYMBOLS, split_chunk
+from jaxllm.data.prepare.words.tokens import Tokens, sentences
 
 TEXTS = st.lists(st.sampled_from(["the", "cat", "don't", "U.S.", "(a)", "...", "9", "é!"]))
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.prepare import near, near_index
+from jaxllm.data.prepare.duplicates import near, near_index
 from jaxllm.data.prepare.store import Arrays
 
 from .near_reference import (

@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from jaxllm.data.prepare.minhash import (
+from jaxllm.data.prepare.duplicates.minhash import (
     Settings,
     band_keys,
     check,
@@ -44,8 +44,8 @@ from jaxllm.data.prepare.minhash import (
     signature,
     signatures,
 )
-from jaxllm.data.prepare.near_index import BUCKETS, Sidecars, Writer
-from jaxllm.data.prepare.shingles import mix, shingles
+from jaxllm.data.prepare.duplicates.near_index import BUCKETS, Sidecars, Writer
+from jaxllm.data.prepare.duplicates.shingles import mix, shingles
 
 __all__ = ["Settings", "Sidecars", "Texts", "Writer", "band_keys", "check", "clusters", "drops",
            "duplicates", "found", "jaccard", "parts", "signature", "signatures", "verify"]

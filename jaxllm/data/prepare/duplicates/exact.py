@@ -16,7 +16,7 @@ import xxhash
 from etils import epath
 
 from jaxllm.core.errors import UserError, unknown
-from jaxllm.data.prepare import groups
+from jaxllm.data.prepare.duplicates import groups
 from jaxllm.data.prepare.store import Arrays, write_arrays
 
 PARTS = ("none", "line", "paragraph")

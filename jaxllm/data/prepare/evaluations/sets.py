@@ -21,7 +21,7 @@ from etils import epath
 
 from jaxllm.core.errors import UserError
 from jaxllm.core.paths import path
-from jaxllm.data.prepare import evaluation_tasks
+from jaxllm.data.prepare.evaluations import tasks as evaluation_tasks
 
 FORMATS = {  # by a file's ending
     ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv",

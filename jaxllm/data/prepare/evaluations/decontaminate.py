@@ -37,7 +37,7 @@ import numpy as np
 import xxhash
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.prepare.evaluation_sets import Example, read_examples
+from jaxllm.data.prepare.evaluations.sets import Example, read_examples
 from jaxllm.data.prepare.stages.base import Dropped
 
 LONGEST = 64  # words of an n-gram

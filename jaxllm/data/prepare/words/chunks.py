@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import string
 
-from jaxllm.data.prepare.english import EXCEPTIONS
+from jaxllm.data.prepare.words.english import EXCEPTIONS
 
 LONGEST_EXCEPTION = max(map(len, EXCEPTIONS))
 LONGEST_URL = 2000  # characters; anything longer is split like other text

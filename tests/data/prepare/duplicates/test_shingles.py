@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxllm.data.prepare import shingles as module
-from jaxllm.data.prepare.shingles import shingles
+from jaxllm.data.prepare.duplicates import shingles as module
+from jaxllm.data.prepare.duplicates.shingles import shingles
 
 from .near_reference import statements
 

@@ -1,0 +1,1 @@
+"""What a word is, and what is counted in words."""
