@@ -153,7 +153,7 @@ def check_host_memory(sharding: Sharding, setting: str, instead: str) -> None:
         kinds = {memory.kind for memory in device.addressable_memories()}
     except (AttributeError, NotImplementedError, RuntimeError):  # a description, for compiling
         return
-    if HOST not in kinds:
+    if kinds and HOST not in kinds:  # another host's device may have none to tell of
         raise UserError(
             f"{setting} keeps arrays in the host's memory, and jax has no access to it from a "
             f"{device.device_kind} (it knows {', '.join(sorted(kinds))}). Set {instead}."

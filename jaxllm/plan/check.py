@@ -19,12 +19,13 @@ from jaxllm.core.errors import UserError
 from jaxllm.core.paths import path
 from jaxllm.data.manifest import FILE
 from jaxllm.plan.compile import Compiled, compile_for, devices_of, save_for
-from jaxllm.plan.memory import HEADROOM, memory
+from jaxllm.plan.memory import memory, optimizer_bytes
 from jaxllm.plan.plan import with_known_vocabulary
+from jaxllm.plan.remat import POLICIES, find_remat
 from jaxllm.plan.search import fits_slice, hbm, host_room, search, settled
 from jaxllm.plan.slices import Slice, cloud_name, parse_slice
 from jaxllm.plan.workload import Mesh, Workload, check_mesh, make_workload, resolve_mesh
-from jaxllm.train.config import Config
+from jaxllm.train.config import HEADROOM, Config
 
 GB = 1e9
 
@@ -171,8 +172,8 @@ def _training_data(config: Config) -> str:
 
 def _checkpoints(config: Config, work: Workload, where: Slice, workdir: str) -> str:
     """Bytes of a checkpoint and of all that are kept; room for them where that can be seen."""
-    states = memory(work, Mesh(), _full(), work.kernel(where.chip))
-    one = states.parameters + states.optimizer
+    states = memory(work, Mesh(), POLICIES["full"], work.kernel(where.chip))
+    one = states.parameters + optimizer_bytes(work, Mesh())  # on the host or not
     count = config.checkpoint.keep + config.checkpoint.keep_best + 1  # one is being written
     text = f"{one / GB:,.1f} GB each, {count * one / GB:,.1f} GB at most in the run directory"
     share = one / where.hosts
@@ -217,6 +218,8 @@ def _compiled(found: Check, work: Workload, say: Callable[[str], None]) -> str:
             raise
         total = float(needed[1]) * 2**30 if needed else room
         raise UserError(_too_large(config, work, where, total)) from error
+    if config.train.remat == "auto":
+        found.facts.append(("train.remat='auto'", f"came to{_chosen(config, step)}"))
     for kind, traffic in step.traffic.items():
         found.facts.append((kind, f"{traffic.count:,} of {traffic.bytes / GB:,.2f} GB in all"))
     found.facts += [
@@ -228,12 +231,7 @@ def _compiled(found: Check, work: Workload, say: Callable[[str], None]) -> str:
     if step.total > room:
         raise UserError(_too_large(config, work, where, step.total))
     if step.host > host_room(where):
-        raise UserError(
-            f"train.remat={step.remat!r} with optimizer.placement={step.placement!r} keeps "
-            f"{step.host / GB:.2f} GB a device on its host, and a device's share of a host of "
-            f"{where.chip.name} is {host_room(where) / GB:.1f} GB. Choose a policy that keeps less "
-            "there, such as train.remat='full_input_offload', or raise train.grad_accumulation."
-        )
+        raise UserError(_too_large_for_host(step, where))
     free = 1 - step.total / room
     warning = "" if free >= HEADROOM else f", less than the {HEADROOM:.0%} that are advised"
     return (
@@ -242,9 +240,20 @@ def _compiled(found: Check, work: Workload, say: Callable[[str], None]) -> str:
     )
 
 
+def _chosen(config: Config, step: Compiled) -> str:
+    """What `train.remat="auto"` changed, as flags for a run, each after a space."""
+    every = (
+        ("train.remat", config.train.remat, step.remat),
+        ("train.grad_accumulation", config.train.grad_accumulation, step.accumulation),
+        ("optimizer.placement", config.optimizer.placement, step.placement),
+    )
+    return "".join(f" --config.{name}={now}" for name, before, now in every if now != before)
+
+
 def _saved(found: Check, folder: str) -> str:
     size = save_for(found.config, found.where, devices_of(found.where), folder, found.compiled)
-    return f"{size / 1e6:.0f} MB in {folder}; jaxllm train --compiled={folder} loads it"
+    flags = f"--compiled={folder}{_chosen(found.config, found.compiled)}"
+    return f"{size / 1e6:.0f} MB in {folder}; jaxllm train {flags} loads it"
 
 
 def _too_large(config: Config, work: Workload, where: Slice, total: float) -> str:
@@ -270,10 +279,16 @@ def _too_large(config: Config, work: Workload, where: Slice, total: float) -> st
     )
 
 
-def _full():
-    from jaxllm.plan.remat import POLICIES
-
-    return POLICIES["full"]
+def _too_large_for_host(step: Compiled, where: Slice) -> str:
+    fixes = ["set optimizer.placement='device'"] if step.placement == "host" else []
+    if find_remat(step.remat).offloaded:
+        fixes += ["raise train.grad_accumulation", "set train.remat='full'"]
+    return (
+        f"train.remat={step.remat!r} with optimizer.placement={step.placement!r} keeps "
+        f"{step.host / GB:.2f} GB a device on its host, and a device's share of a host of "
+        f"{where.chip.name} is {host_room(where) / GB:.1f} GB. To keep less there, "
+        f"{' or '.join(fixes)}."
+    )
 
 
 def prepare_environment() -> None:

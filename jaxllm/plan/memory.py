@@ -17,8 +17,8 @@ from jaxllm.plan.flops import Kernel, Lengths, layer_products
 from jaxllm.plan.remat import Remat
 from jaxllm.plan.shapes import TowerShape, Weight
 from jaxllm.plan.workload import Mesh, Workload, per_device
+from jaxllm.train.config import HEADROOM
 
-HEADROOM = 0.05  # of the memory that a plan leaves free
 LOSS_BLOCK = 2**29  # bytes of float32 logits at a time, their gradient in half of that besides
 MLP_CHUNK = 2**28  # bytes of an MLP's hidden units at a time, in the dtype of compute
 PROGRAM = 0.3e9  # generated code, the batch, and what the runtime keeps
@@ -95,9 +95,9 @@ def optimizer_bytes(work: Workload, mesh: Mesh) -> float:
     return _optimizer(work, mesh, _held(work, mesh, 1.0))
 
 
-def fits(used: Memory, capacity: float, headroom: float = HEADROOM) -> bool:
-    """Whether the memory of a device suffices, with some left free."""
-    return used.total <= capacity * (1 - headroom)
+def fits(used: Memory, capacity: float) -> bool:
+    """Whether the memory of a device suffices, with HEADROOM left free."""
+    return used.total <= capacity * (1 - HEADROOM)
 
 
 def local_tokens(work: Workload, tower: TowerShape, mesh: Mesh) -> float:

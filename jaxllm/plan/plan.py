@@ -14,7 +14,6 @@ from jaxllm.models.config import ModelConfig, preset
 from jaxllm.plan import scaling
 from jaxllm.plan.chips import CHIPS
 from jaxllm.plan.flops import model_flops, step_flops
-from jaxllm.plan.memory import HEADROOM
 from jaxllm.plan.prices import TERMS, Prices, read_prices
 from jaxllm.plan.remat import POLICIES, find_remat
 from jaxllm.plan.roofline import ASSUMPTIONS, EFFICIENCY
@@ -22,7 +21,7 @@ from jaxllm.plan.scaling import Optimum
 from jaxllm.plan.search import Candidate, evaluate, fits_slice, hbm, search, settled, smallest
 from jaxllm.plan.slices import Slice, parse_slice
 from jaxllm.plan.workload import Workload, check_mesh, make_workload, resolve_mesh
-from jaxllm.train.config import Config
+from jaxllm.train.config import HEADROOM, Config
 
 RANKED = 8  # rows of the table of meshes
 ASSUMED_VOCABULARY = 32_000  # where neither recipe, data nor preset say

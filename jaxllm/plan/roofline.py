@@ -133,8 +133,8 @@ def step_time(
         head=head, between=repeats * between, optimizer=model.optimizer(),
         fsdp=hidden, tensor=model.tensor(links),
         context=model.context(links, repeats * attention), data=data, network=network,
-        host=model.host(forward, whole - forward),
-        bubble=bubble, mfu=0.0, mfu_unhidden=0.0, tokens=work.tokens, devices=where.devices,
+        host=model.host(forward, whole - forward), bubble=bubble, mfu=0.0, mfu_unhidden=0.0,
+        tokens=work.tokens, devices=where.devices,
     )
     ideal = flops / (where.chips * where.chip.peak_flops)
     slow = parts.total - hidden + traffic
@@ -293,8 +293,7 @@ class _Roofline:
         """
         work, chip = self.work, self.where.chip
         rate = chip.host_link / chip.devices
-        kept = offloaded_bytes(work, self.mesh, self.remat, self.kernel)
-        moved = work.accumulation * kept / rate
+        moved = work.accumulation * offloaded_bytes(work, self.mesh, self.remat, self.kernel) / rate
         exposed = max(0.0, moved - forward) + max(0.0, moved - backward)
         if work.optimizer_on_host:
             exposed += 2 * optimizer_bytes(work, self.mesh) / rate
@@ -302,9 +301,8 @@ class _Roofline:
 
     def _activations(self, moved: Callable[[TowerShape], float]) -> float:
         """Bytes of a step, where a layer of a tower moves so many numbers a microbatch."""
-        work = self.work
-        layers = sum(moved(tower) * tower.layers / self.mesh.stage for tower in work.shape.towers)
-        return work.accumulation * work.compute_bytes * layers
+        layers = sum(moved(t) * t.layers / self.mesh.stage for t in self.work.shape.towers)
+        return self.work.accumulation * self.work.compute_bytes * layers
 
     def gradients(self, links: dict[str, float]) -> tuple[float, float]:
         """Sums over mesh.data, expert and context: inside slices, and between them."""

@@ -13,10 +13,10 @@ from jaxllm.plan.remat import POLICIES, Remat, find_remat
 from jaxllm.plan.roofline import StepTime, step_time
 from jaxllm.plan.slices import Slice, slices
 from jaxllm.plan.workload import Mesh, Workload, fault
+from jaxllm.train.config import HOST_SHARE
 
 # Offloading of ours is not measured yet: it has to be reckoned faster by this much.
 OFFLOAD_MARGIN = 0.03
-HOST_SHARE = 0.8  # the rest is the input pipeline's, a checkpoint's and the runtime's; assumed
 # Beyond these an axis costs more than it brings on any chip here.
 MOST = {"tensor": 32, "context": 32, "stage": 16}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from jaxllm.core.display import Display, short
-from jaxllm.plan.memory import HEADROOM
 from jaxllm.plan.plan import Machine, Plan
 from jaxllm.plan.scaling import ADVISED
 from jaxllm.plan.search import Candidate, fits_slice
+from jaxllm.train.config import HEADROOM
 
 MFU = (
     "MFU = tokens/s x FLOPs per token / (chips x peak); FLOPs per token = 3 x (2 x matrix "

@@ -25,8 +25,6 @@ from typing import Any
 
 import jax
 import jaxlib
-import numpy as np
-from jax.experimental import multihost_utils
 
 import jaxllm
 from jaxllm.core.config import to_dict
@@ -35,7 +33,7 @@ from jaxllm.core.paths import atomic_write_bytes, atomic_write_text, make_direct
 from jaxllm.data.batch import Batch
 from jaxllm.train.config import Config
 from jaxllm.train.losses import LossOptions
-from jaxllm.train.program import abstract_state, compile_step, trace_step
+from jaxllm.train.program import abstract_state, compile_step, on_all_hosts, trace_step
 from jaxllm.train.state import Setup
 
 FILE, EXECUTABLE, FORMAT = "compiled.json", "step.pjrt.zlib", 1
@@ -126,9 +124,9 @@ def load_or_compile(
             executable = _executable(stored)
         except (OSError, ValueError, zlib.error) as error:
             reason = f"its executable cannot be read ({error})"
-    if _all(not reason):
+    if on_all_hosts(not reason):
         compiled, reason = _load(stored, executable, traced.lower(), chosen)
-        if _all(not reason):
+        if on_all_hosts(not reason):
             say(f"compiled step loaded from {stored.folder}")
             return compiled
     reason = reason or "another host of this run could not use it"
@@ -204,7 +202,9 @@ def fingerprint(text: str) -> str:
     return hashed("\n".join([*header, bodies["main"]]))
 
 
-def _key(traced: jax.stages.Traced, options: dict[str, str], setup: Setup) -> dict[str, Any]:
+def _key(
+    traced: jax.stages.Traced, options: dict[str, str | bool], setup: Setup
+) -> dict[str, Any]:
     devices = setup.compute.sharding.mesh.devices
     with _without_paths():
         program = fingerprint(traced.lower().as_text())
@@ -248,7 +248,8 @@ def _executable(stored: Stored) -> bytes:
 
 
 def _load(
-    stored: Stored, executable: bytes, lowered: jax.stages.Lowered, options: dict[str, str],
+    stored: Stored, executable: bytes, lowered: jax.stages.Lowered,
+    options: dict[str, str | bool],
 ) -> tuple[jax.stages.Compiled | None, str]:
     """The step with `executable` in the place of what the compiler would give; or why not."""
     try:
@@ -298,13 +299,6 @@ def _answering(executable: bytes | None, seconds: int = 0) -> Iterator[list[str]
         yield asked
     finally:
         cache._cache = before
-
-
-def _all(fine: bool) -> bool:
-    """Whether it is so on every host."""
-    if jax.process_count() == 1:
-        return fine
-    return bool(np.all(multihost_utils.process_allgather(np.array([fine]))))
 
 
 def _with_model(config: Config, setup: Setup) -> Config:

@@ -15,6 +15,12 @@ from jaxllm.data.objectives import check_architecture
 from jaxllm.models.config import LANGUAGE_HEADS, ModelConfig, model_section, resolve_model
 from jaxllm.models.hf.family import family
 
+# What train.remat="auto", `jaxllm plan` and `jaxllm check` go by.
+HEADROOM = 0.05  # of a device's memory, that stays free
+# Of a host's memory, that its devices' arrays may take; the rest is the input pipeline's, a
+# checkpoint's and the runtime's. Assumed.
+HOST_SHARE = 0.8
+
 
 @dataclass(frozen=True)
 class TokenizerConfig:

@@ -271,6 +271,10 @@ class Run:
         }
         with self.clock.phase("checkpoint"), self.display.phase("checkpoint"):
             self.checkpoints.save(step, state._asdict(), meta, loss)
+            if self.config.optimizer.placement == "host":
+                # Orbax copies what lies on devices and writes this from where it is. The next step
+                # reuses that memory, which XLA refuses while it is read (on a CPU it copies).
+                self.checkpoints.wait()
 
     def _compile(self, state: TrainState) -> Callable:
         shapes = batch_shapes(

@@ -24,7 +24,7 @@ from jaxllm.data.batch import Batch
 from jaxllm.data.config import DataConfig
 from jaxllm.models.config import ModelConfig
 from jaxllm.nn.compute import make_compute
-from jaxllm.train.config import Config, TrainConfig
+from jaxllm.train.config import HEADROOM, HOST_SHARE, Config, TrainConfig
 from jaxllm.train.feed import batch_shapes
 from jaxllm.train.losses import LossOptions
 from jaxllm.train.state import Setup, TrainState, make_setup
@@ -38,8 +38,7 @@ ON_HOST = (
     "full_input_offload",
 )
 SPARING = ("attention", "attention_offload", "full_input_offload")  # with more microbatches
-HOST_SHARE = 0.8  # of a host's memory, that its devices' arrays may take
-HEADROOM = 0.05  # of a device's memory, that train.remat="auto" leaves free
+BOOLS = {"true": True, "false": False}  # as values of train.xla_options, in any case
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,15 @@ PRESETS = (
 )
 
 
-def xla_options(config: TrainConfig, device: jax.Device) -> dict[str, str]:
+def xla_options(config: TrainConfig, device: jax.Device) -> dict[str, str | bool]:
     """The compiler's options: those of the chip's preset, and the recipe's `train.xla_options`.
+
+    true and false become bools: as text XLA takes only "True" and "False" for its own options.
 
     Raises:
       UserError: an option that is not written name=value.
     """
-    options: dict[str, str] = {}
+    options: dict[str, str | bool] = {}
     if config.xla_preset:
         for preset in PRESETS:
             if any(kind in device.device_kind for kind in preset.kinds) and _installed(preset):
@@ -77,11 +78,12 @@ def xla_options(config: TrainConfig, device: jax.Device) -> dict[str, str]:
         name, sign, value = option.partition("=")
         if not sign:
             raise UserError(f"train.xla_options has {option!r}: write name=value.")
-        options[name.strip().lstrip("-")] = value.strip()
+        value = value.strip()
+        options[name.strip().lstrip("-")] = BOOLS.get(value.lower(), value)
     return options
 
 
-def check_accepted(options: dict[str, str], device: jax.Device) -> None:
+def check_accepted(options: dict[str, str | bool], device: jax.Device) -> None:
     """Refuses options that the installed compiler does not know, in a second and not in minutes.
 
     Raises:
@@ -122,12 +124,12 @@ def loss_options(config: Config, model: ModelConfig, targets_per_row: int) -> Lo
 
 def trace_step(
     config: Config, setup: Setup, options: LossOptions, state: TrainState, batch: Batch,
-) -> tuple[jax.stages.Traced, dict[str, str]]:
+) -> tuple[jax.stages.Traced, dict[str, str | bool]]:
     """The step for states and batches like these (arrays, or their shapes), not yet lowered.
 
     Also gives the compiler's options.
     """
-    device = setup.compute.sharding.mesh.devices.flat[0]
+    device = setup.compute.sharding.mesh.local_devices[0]  # the options are tried on it
     chosen = xla_options(config.train, device)
     check_accepted(chosen, device)
     step = jit_train_step(setup, options, config.train.grad_accumulation, config.seed)
@@ -162,8 +164,8 @@ def with_remat(
 
     The step is compiled for one after the other until the compiler's own figure is at most `room`,
     bytes of a device (None: any), with HEADROOM left free, and what lies on the host at most
-    `host_room`, bytes of a device's part of it (None: what this machine says). What was tried and
-    what it came to is told to `say`.
+    `host_room`, bytes of a device's part of it (None: what this machine says). Of several hosts all
+    take the same. What was tried and what it came to is told to `say`.
 
     Raises:
       UserError: none fits.
@@ -191,13 +193,15 @@ def with_remat(
         except RuntimeError as error:  # jax's own: what does not fit a TPU does not compile
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            say(f"{name}: does not fit")
-            continue
-        memory = compiled.memory_analysis()
-        total, host = allocated(memory), on_host(memory)
-        beside = f", {host / 1e9:.2f} GB on the host" if host else ""
-        say(f"{name}: {total / 1e9:.2f} of {room / 1e9:.2f} GB{beside}")
-        if total <= (1 - HEADROOM) * room and (host_room is None or host <= host_room):
+            said, fits = "does not fit", False
+        else:
+            memory = compiled.memory_analysis()
+            total, host = allocated(memory), on_host(memory)
+            beside = f", {host / 1e9:.2f} GB on the host" if host else ""
+            said = f"{total / 1e9:.2f} of {room / 1e9:.2f} GB{beside}"
+            fits = total <= (1 - HEADROOM) * room and (host_room is None or host <= host_room)
+        say(f"{name}: {said}")
+        if on_all_hosts(fits):  # GPUs' compilers measure, and may come to other programs
             return tried
     raise UserError(
         "train.remat='auto': the step does not fit with any policy, number of microbatches or "
@@ -251,6 +255,13 @@ def _settings(tried: Config, config: Config) -> str:
     if tried.optimizer.placement != config.optimizer.placement:
         text += f" optimizer.placement={tried.optimizer.placement}"
     return text
+
+
+def on_all_hosts(fine: bool) -> bool:
+    """Whether it is so on every host of the run; all of them wait for each other here."""
+    if jax.process_count() == 1:
+        return fine
+    return bool(np.all(multihost_utils.process_allgather(np.array([fine]))))
 
 
 def host_room_of(sharding: Sharding) -> float | None:

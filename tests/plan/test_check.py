@@ -100,19 +100,38 @@ def test_a_checkpoint_is_as_large_wherever_the_optimizer_lies(capsys):
     assert sizes == ["96.4", "96.4"]  # 12 bytes of each of 8,030,261,248 parameters
 
 
-def test_what_auto_came_to_is_told_in_flags_for_the_run(monkeypatch):
-    step = Compiled(
-        remat="kv_offload", accumulation=2, placement="host", compiler="jax", arguments=0,
-        temporaries=0, outputs=0, aliased=0, total=1, host=1, code=0, seconds=1.0, traffic={},
-        kernels=0, program=None,
-    )
-    monkeypatch.setattr("jaxllm.plan.check.devices_of", lambda where: [])
-    monkeypatch.setattr("jaxllm.plan.check.compile_for", lambda *arguments: step)
-    monkeypatch.setattr("jaxllm.plan.check.save_for", lambda *arguments: 2e6)
-    values = default_config()
-    values.model.preset, values.train.remat, values.mesh.data = "llama_debug", "auto", 1
-    values.mesh.fsdp = -1
-    facts = dict(check(resolve_config(values), "v5e:2x2", save_to="kept").facts)
+@pytest.fixture
+def compiled_as(monkeypatch):
+    """Checks a recipe on v5e:2x2, with a compiler that says of the step what is given."""
+    def checked(**said):
+        step = Compiled(**dict(
+            accumulation=1, placement="device", compiler="jax", arguments=0, temporaries=0,
+            outputs=0, aliased=0, total=1, code=0, seconds=1.0, traffic={}, kernels=0, program=None,
+        ) | said)
+        monkeypatch.setattr("jaxllm.plan.check.devices_of", lambda where: [])
+        monkeypatch.setattr("jaxllm.plan.check.compile_for", lambda *arguments: step)
+        monkeypatch.setattr("jaxllm.plan.check.save_for", lambda *arguments: 2e6)
+        values = default_config()
+        values.model.preset, values.train.remat = "llama_debug", "auto"
+        values.mesh.data, values.mesh.fsdp = 1, -1
+        return check(resolve_config(values), "v5e:2x2", save_to="kept")
+
+    return checked
+
+
+@pytest.mark.parametrize(("said", "fix"), [
+    ({"remat": "kv_offload"}, "raise train.grad_accumulation or set train.remat='full'."),
+    ({"remat": "full", "placement": "host"}, "set optimizer.placement='device'."),
+    ({"remat": "kv_offload", "placement": "host"}, "'device' or raise train.grad_accumulation or"),
+])
+def test_more_than_the_host_has_is_refused(compiled_as, said, fix):
+    found = compiled_as(**said, host=41e9)  # 80 % of 400 GB for 8 chips
+    assert "41.00 GB" in found.failures[0] and "v5e is 40.0 GB" in found.failures[0]
+    assert fix in found.failures[0] and "compiled step" not in dict(found.facts)
+
+
+def test_what_auto_came_to_is_told_in_flags_for_the_run(compiled_as):
+    facts = dict(compiled_as(remat="kv_offload", accumulation=2, placement="host", host=1).facts)
     flags = (
         "--config.train.remat=kv_offload --config.train.grad_accumulation=2 "
         "--config.optimizer.placement=host"
@@ -188,10 +207,10 @@ def test_a_boolean_option_is_taken_as_people_write_it(written):
     import jax
 
     values, device = default_config(), jax.devices()[0]
-    values.train.xla_options = (f"xla_cpu_use_xnnpack={written}", "xla_backend_optimization_level=1")
+    values.train.xla_options = (f"xla_cpu_use_xnnpack={written}", "xla_embed_ir_in_executable=true")
     check_accepted(xla_options(resolve_config(values).train, device), device)
     values.train.xla_options = ("xla_cpu_use_xnnpack=maybe",)
-    with pytest.raises(UserError, match="xla_cpu_use_xnnpack.*'maybe'"):
+    with pytest.raises(UserError, match=r"xla_cpu_use_xnnpack.*'maybe'"):
         check_accepted(xla_options(resolve_config(values).train, device), device)
 
 

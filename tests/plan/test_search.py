@@ -4,13 +4,14 @@ import itertools
 
 import pytest
 
+from jaxllm.core.axes import divisors
 from jaxllm.core.config import MeshConfig
 from jaxllm.core.errors import UserError
 from jaxllm.plan.memory import fits
 from jaxllm.plan.remat import POLICIES
 from jaxllm.plan.search import evaluate, fits_slice, hbm, meshes, search, settled, smallest
 from jaxllm.plan.slices import parse_slice
-from jaxllm.plan.workload import Mesh, check_mesh, divisors, resolve_mesh
+from jaxllm.plan.workload import Mesh, check_mesh, resolve_mesh
 from tests.plan.helpers import workload
 
 
