@@ -10,7 +10,7 @@
 # COMMAND is a `jaxllm prepare` without a runner, such as
 #   -- jaxllm prepare --config=configs/data/web_en.py --workdir=gs://BUCKET/web
 # Its --workdir, the work folder in it and the input are read and written by all workers, so they
-# must be in buckets. Recipes are found in the folder that this is called from.
+# must be in buckets, and so must evaluation sets and lists of words. Recipes are found in the folder that this is called from.
 #
 # Options
 #   --image=IMAGE       name of the image in your registry

@@ -87,6 +87,7 @@ class Inputs:
     bytes: int
     digest: str  # sha256 of the files' names and sizes
     content: str  # sha256 of the sha256 of their parts' bytes
+    beside: str = ""  # sha256 of what stages read beside them: evaluation sets, lists of words
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def fingerprint(
     content = [
         VERSION, jaxllm.__version__, settings_of(config), listing, unit_bytes,
         tokenizer.hash if tokenizer else "",
-        same.evaluation_digest(config),
+        same.beside_digest(config), same.versions(),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
@@ -177,7 +177,7 @@ class Preparation:
         )
         self._units = number(self._units, [one["lines"] for one in found])
         digests = [one["sha256"] for one in found]
-        return same.inputs_of(self._files, digests)
+        return same.inputs_of(self._files, digests, same.beside_digest(self._config))
 
     def _pass(self, level: int, chunks: list[Result]) -> list[Result]:
         """The chunks after pass `level`, and what it did."""

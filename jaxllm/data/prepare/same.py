@@ -5,40 +5,60 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import platform
 from collections.abc import Iterable, Sequence
+from importlib import metadata
 
 from etils import epath
 
 from jaxllm.core.display import Display
 from jaxllm.core.errors import UserError
 from jaxllm.data.manifest import Inputs, Manifest
-from jaxllm.data.prepare.config import PrepareConfig, settings_of
+from jaxllm.data.prepare.config import MODULES, PrepareConfig, settings_of, stage_settings
 from jaxllm.data.prepare.readers import InputFile
 from jaxllm.data.prepare.units import Unit, survey
 from jaxllm.data.tokenizers import Tokenizer
 
+# Whose releases may read, judge or encode a text otherwise.
+LIBRARIES = ("ftfy", "lingua-language-detector", "sentencepiece", "tokenizers", "trafilatura")
 
-def inputs_of(files: Sequence[InputFile], digests: Iterable[str]) -> Inputs:
-    """What the manifest says of the input; `digests` are the sha256 of its units."""
+
+def inputs_of(files: Sequence[InputFile], digests: Iterable[str], beside: str) -> Inputs:
+    """What the manifest says of the input; `digests` are the sha256 of its units, `beside` is what
+    beside_digest gives."""
     listing = json.dumps([[file.name, file.bytes] for file in files])
     return Inputs(
         len(files), sum(file.bytes for file in files),
         hashlib.sha256(listing.encode()).hexdigest(),
-        hashlib.sha256("".join(digests).encode()).hexdigest(),
+        hashlib.sha256("".join(digests).encode()).hexdigest(), beside,
     )
 
 
-def evaluation_digest(config: PrepareConfig) -> str:
-    """What the evaluation sets hold that the text is kept clear of; "" where there are none.
+def beside_digest(config: PrepareConfig) -> str:
+    """What the stages read beside the input: evaluation sets, lists of words; "" for nothing.
 
     Raises:
-      UserError: a set cannot be read.
+      UserError: it cannot be read.
     """
-    if "decontaminate" not in config.stages:
+    found = {}
+    for name in config.stages:
+        if of_stage := getattr(MODULES[name], "digest", None):
+            found[name] = of_stage(stage_settings(config, name))
+    if not any(found.values()):
         return ""
-    from jaxllm.data.prepare.evaluations import decontaminate
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
-    return decontaminate.load(config.decontaminate).digest
+
+def versions() -> list[str]:
+    """Of Python, whose Unicode tables grow, and of the libraries: half of a corpus is not to be
+    prepared by one release and half by the next."""
+    found = [platform.python_version()]
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def check(
@@ -51,15 +71,18 @@ def check(
       UserError: with what was changed.
     """
     changed = _changed_settings(manifest, settings_of(config))
-    listed = inputs_of(files, [])
+    listed = inputs_of(files, [], beside_digest(config))
     if not changed and manifest.inputs.digest != listed.digest:
         changed = [
             f"the input was {manifest.inputs.files} files of {manifest.inputs.bytes:,} bytes and "
             f"is {listed.files} of {listed.bytes:,}, or files were renamed"
         ]
+    if not changed and manifest.inputs.beside != listed.beside:
+        changed = ["what a stage reads beside the input (evaluation sets, a list of words) changed"]
     if not changed:
         with display.phase("comparing the input"):
-            if inputs_of(files, (survey(unit)[0] for unit in units)) != manifest.inputs:
+            digests = (survey(unit)[0] for unit in units)
+            if inputs_of(files, digests, listed.beside) != manifest.inputs:
                 changed = ["the text of the input files was changed, at equal sizes"]
     if not changed and tokenizer and tokenizer.hash != manifest.tokenizer.hash:
         changed = [f"the tokenizer in {config.tokenizer.path} is another one now"]

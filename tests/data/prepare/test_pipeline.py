@@ -257,6 +257,37 @@ def test_other_settings_begin_anew(corpus, tmp_path, monkeypatch):
     assert contents(out) == contents(tmp_path / "fresh")
 
 
+def test_a_changed_evaluation_set_or_word_list_is_noticed(corpus, tmp_path):
+    (tmp_path / "words.txt").write_text("never\n")
+    stages = {"stages": ("toxicity", "decontaminate"),
+              "toxicity__word_list": str(tmp_path / "words.txt"), "toxicity__least_words": 1}
+    config, out = config_of(corpus, **stages, split__by="document"), tmp_path / "out"
+    first = prepare(config, out, quiet())
+    before = contents(out)
+    assert prepare(config, out, quiet()) == first
+    for name in ("words.txt", "eval.jsonl"):
+        saved = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(saved.replace("r", "s"))
+        with pytest.raises(UserError, match=r"beside the input \(evaluation sets, a list of words"):
+            prepare(config, out, quiet())
+        (tmp_path / name).write_text(saved)
+    assert contents(out) == before
+    prepare(config, out, quiet())
+
+
+def test_half_a_preparation_of_other_libraries_is_not_finished(corpus, tmp_path, monkeypatch):
+    out, places = tmp_path / "out", set()
+    for release in ("1.0", "2.0", "1.0"):
+        with monkeypatch.context() as patch:
+            patch.setattr("importlib.metadata.version", lambda name, release=release: release)
+            patch.setattr("jaxllm.data.prepare.pipeline.Preparation._finish", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                prepare(config_of(corpus), out, quiet())
+        (left,) = out.glob(".partial-*")
+        places.add(left.name)
+    assert len(places) == 2
+
+
 SCRIPT = """
 import sys
 from tests.data.corpora import quiet

@@ -71,13 +71,32 @@ def test_missing_files_name_what_is_near(tmp_path):
             found(tmp_path / name)
     with pytest.raises(UserError, match=r"Did you mean 'tinyshakespeare'"):
         found("sample:tinyshakespear")
-    with pytest.raises(UserError, match=r"a.txt is empty"):
+    with pytest.raises(UserError, match=r"every file .*empty \(1, such as .*a.txt\)"):
         found(write(tmp_path / "a.txt", ""))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"holds no file that ends in .*\.parquet"):
         found(tmp_path / "empty")
     with pytest.raises(UserError, match=r"format='jsonlines' is unknown. Did you mean 'jsonl'"):
         found(tmp_path / "corpus.txt", format="jsonlines")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in formats() if kind != "tfds"])
+def test_an_empty_file_among_others_is_rejected_alone(tmp_path, kind):
+    ending = formats()[kind].ENDINGS[0]
+    empty, full = write(tmp_path / f"a{ending}", ""), write(tmp_path / "b.txt", "full")
+    first, second = items([empty, full])
+    assert (first.id, first.reason) == (str(empty), "empty_file")
+    assert second.text == "full"
+
+
+def test_links(tmp_path):
+    write(tmp_path / "a.txt", "x")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/back").symlink_to(tmp_path)
+    assert found(tmp_path) == [("a.txt", "text")]
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"gone.txt cannot be read: No such file"):
+        found(tmp_path)
 
 
 def test_options_of_other_formats_have_no_effect(tmp_path):

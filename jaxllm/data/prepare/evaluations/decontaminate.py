@@ -79,6 +79,11 @@ def check(settings: Settings) -> None:
         )
 
 
+def digest(settings: Settings) -> str:
+    """What the evaluation sets hold, as `Index.digest`."""
+    return load(settings).digest
+
+
 @dataclass(frozen=True)
 class SetSize:
     """What was read of one set."""

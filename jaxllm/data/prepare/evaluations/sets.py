@@ -165,7 +165,7 @@ def _json(name: str, text: str, field: str | None) -> Iterator[object]:
         content = json.loads(text)
     except RecursionError as error:
         raise unreadable(name, "it is nested too deep", "Flatten it.") from error
-    except json.JSONDecodeError:
+    except ValueError:  # several objects, or a number of 5,000 digits
         yield from _json_lines(name, text)
         return
     if field is not None:
@@ -194,8 +194,12 @@ def _json_lines(name: str, text: str) -> Iterator[object]:
             continue
         try:
             yield json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = getattr(error, "msg", "nested too deep")
+        except RecursionError as error:
+            raise unreadable(
+                f"{name}:{number}", "it is nested too deep", "Flatten or remove the line."
+            ) from error
+        except ValueError as error:
+            reason = getattr(error, "msg", str(error).partition(";")[0])
             raise unreadable(
                 f"{name}:{number}", f"it is no JSON ({reason})", "Repair or remove the line."
             ) from error

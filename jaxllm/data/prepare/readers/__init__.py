@@ -34,6 +34,9 @@ def read(
     """
     if part is not None and not has_line_rows(file, config):
         raise ValueError(f"{file.name} of format {file.format} is read whole")
+    if not file.bytes:
+        yield Rejected(file.name, "empty_file", "the file has no bytes")
+        return
     try:
         yield from format_module(file.format).read(file, config, part)
     except BrokenFile as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator
 
 from etils import epath
@@ -26,19 +27,23 @@ def find_files(config: InputConfig) -> list[InputFile]:
     """The files that `input.paths` names, each once, in the order given and sorted within a glob.
 
     Raises:
-      UserError: a path that is missing or empty, whose format is unknown or cannot be told, or an
-        option that no file's format reads.
+      UserError: a path that is missing or whose format is unknown or cannot be told, an option
+        that no file's format reads, or nothing but empty files.
     """
     if config.format != "auto":
         format_module(config.format)
     files: dict[tuple[str, str], InputFile] = {}
     for entry in config.paths:
         for file in _entry_files(entry, config):
-            if file.bytes == 0:
-                raise UserError(f"input.paths: {file.name} is empty. Remove it or fill it.")
             # the same file may hold several slices of a data set, told apart by their names
             key = (str(file.path), file.name if file.format == "tfds" else "")
             files.setdefault(key, file)
+    if not any(file.bytes for file in files.values()):
+        names = ", ".join(file.name for file in list(files.values())[:3])
+        raise UserError(
+            f"input.paths: every file that it names is empty ({len(files):,}, such as {names}). "
+            "Name files that hold text."
+        )
     _check_unread(config, {file.format for file in files.values()})
     return list(files.values())
 
@@ -57,7 +62,17 @@ def _entry_files(entry: str, config: InputConfig) -> Iterator[InputFile]:
                 )
     for found, shown in _expand(entry):
         kind = config.format if config.format != "auto" else _format(found, shown)
-        yield InputFile(found, shown, kind, found.stat().length, entry)
+        yield InputFile(found, shown, kind, _size(found, shown), entry)
+
+
+def _size(file: epath.Path, shown: str) -> int:
+    try:
+        return file.stat().length
+    except OSError as error:
+        raise UserError(
+            f"input.paths: {shown} cannot be read: {error.strerror or error}. Remove it where it "
+            "is a link to a file that is gone, or name the other files."
+        ) from error
 
 
 def _expand(name: str) -> list[tuple[epath.Path, str]]:
@@ -86,8 +101,10 @@ def _expand(name: str) -> list[tuple[epath.Path, str]]:
     return [(file, str(file)) for file in found]
 
 
-def _walk(folder: epath.Path) -> Iterator[epath.Path]:
-    """The files of known formats in a folder and below."""
+def _walk(folder: epath.Path, above: tuple[str, ...] = ()) -> Iterator[epath.Path]:
+    """The files of known formats in a folder and below; a link to one of the folders `above`
+    is not followed."""
+    above = (*above, os.path.realpath(folder))
     for module in formats().values():
         if hasattr(module, "folder_files") and (found := module.folder_files(folder)) is not None:
             yield from found
@@ -96,7 +113,8 @@ def _walk(folder: epath.Path) -> Iterator[epath.Path]:
         if item.name.startswith("."):
             continue
         if item.is_dir():
-            yield from _walk(item)
+            if os.path.realpath(item) not in above:
+                yield from _walk(item, above)
         elif format_of(item.name):
             yield item
 

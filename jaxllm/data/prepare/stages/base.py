@@ -4,6 +4,7 @@ A stage is a file of this package with a frozen dataclass `Settings` and functio
 
     make(settings: Settings) -> Callable[[View], Kept | Dropped]
     check(settings: Settings) -> None      raises UserError for a setting out of range
+    digest(settings: Settings) -> str      of files that the settings name, where they can
 
 and is found by the file's name. The callable is deterministic and keeps no state between
 documents, so that any worker may take any document.

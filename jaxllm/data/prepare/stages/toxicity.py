@@ -16,6 +16,7 @@ a time.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import math
 import re
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxllm.core.errors import UserError
+from jaxllm.core.paths import path
 from jaxllm.data.prepare.stages.base import Dropped, Kept, Outcome, Stage, View
 
 Scorer = Callable[[list[str]], Sequence[float]]
@@ -60,6 +62,13 @@ def check(settings: Settings) -> None:
     if settings.least_words < 1:
         raise UserError(f"toxicity.least_words={settings.least_words} must be at least 1.")
     _scorer(settings)
+
+
+def digest(settings: Settings) -> str:
+    """The words of a list of the user's; "" where there is none: the package's has its version."""
+    if not settings.word_list:
+        return ""
+    return hashlib.sha256("\n".join(sorted(_read(settings.word_list))).encode()).hexdigest()
 
 
 def make(settings: Settings) -> Stage:
@@ -142,7 +151,7 @@ def words_scorer(words: frozenset[str], least: int = 1) -> Scorer:
 
 def _read(file: str) -> frozenset[str]:
     try:
-        text = Path(file or DEFAULT_LIST).read_text("utf-8")
+        text = path(file or DEFAULT_LIST).read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"toxicity.word_list={file!r} cannot be read ({error}): name a UTF-8 text file with a "

@@ -336,7 +336,8 @@ def test_bad_task_files(task, yaml, wrong):
     ("a.jsonl.gz", gzip.compress(b"text" * 99)[:-9], "Fetch the file"), ("a.gz", b"x", "not known"),
     ("a.bin", b"x", "not known"), ("a.parquet", b"PAR1", "Fetch the file"),
     ("a.xml", b"<a>", "no XML"), ("a.jsonl", b"\n", "no text"),
-    ("a.json", b'{"n": 1}', "no text"),
+    ("a.json", b'{"n": 1}', "no text"), ("a.jsonl", b"[" * 200_000, "nested too deep"),
+    ("a.jsonl", b'{"q": "x"}\n{"n": ' + b"1" * 5000 + b"}\n", "a.jsonl:2'.*no JSON.*5000 digits"),
 ])
 def test_files_that_cannot_be_read(tmp_path, name, content, wrong):
     (tmp_path / name).write_bytes(content)
