@@ -1,4 +1,4 @@
-"""One writer per run directory: two trainers in one would each undo what the other writes.
+"""One writer per folder: two trainers in a run directory would each undo what the other writes.
 
 The lock is the operating system's (flock), so it ends with its process, however that ends. The
 file only says who holds it.
@@ -22,8 +22,8 @@ UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # so
 class Lock:
     """Holds FOLDER/.lock from its creation to `release`; in a bucket there is nothing to hold."""
 
-    def __init__(self, folder: str | os.PathLike):
-        """Takes the lock at once.
+    def __init__(self, folder: str | os.PathLike, doing: str = "training"):
+        """Takes the lock at once; `doing` is what its holders do there, for the message.
 
         Raises:
           UserError: another process has it; its number and host are named.
@@ -42,7 +42,7 @@ class Lock:
                 if error.errno in UNSUPPORTED:
                     return
                 raise UserError(
-                    f"Another process{f' ({holder})' if holder else ''} is training in {folder}. "
+                    f"Another process{f' ({holder})' if holder else ''} is {doing} in {folder}. "
                     "Wait for it or stop it, or choose another --workdir."
                 ) from error
             if self._is_there(file):

@@ -17,6 +17,7 @@ from etils import epath
 import jaxllm
 from jaxllm.core.display import Display
 from jaxllm.core.errors import Interrupted, UserError
+from jaxllm.core.lock import Lock
 from jaxllm.core.paths import atomic_write_text, make_directory, path
 from jaxllm.core.rundir import RunDirectory
 from jaxllm.data import tokenizers
@@ -73,7 +74,8 @@ def prepare(
 
     Raises:
       UserError: bad input, a corpus too small, a folder that cannot be written, that holds a run,
-        or that holds data prepared otherwise (unless `overwrite`).
+        in which another process prepares, or that holds data prepared otherwise (unless
+        `overwrite`).
       Interrupted: by Ctrl-C; the same call goes on.
     """
     folder = path(output_dir)
@@ -87,6 +89,7 @@ def prepare(
     units = cut(files, config.input, unit_bytes)
     tokenizer = tokenizers.load(config.tokenizer.path) if config.tokenizer.path else None
     runner = runner or LocalRunner()
+    lock = None
     try:
         if (folder / FILE).exists() and not overwrite:
             manifest = read_manifest(folder)
@@ -95,18 +98,21 @@ def prepare(
             display.message(f"{folder} is prepared with these settings already: nothing to do.")
             return manifest
         make_directory(folder)
+        lock = Lock(folder, "preparing data")
         name = WORK + fingerprint(config, files, tokenizer, unit_bytes)
         _remove_old(folder, name)
         work = Work(str(folder / name), str(folder), config, unit_bytes)
         work.make_folders(len(passes(config)))
         manifest = Preparation(work, files, units, runner, display).run(tokenizer)
+        path(work.folder).rmtree()
     except KeyboardInterrupt as error:
         raise Interrupted(
             "interrupted: what is done is kept, and the same command goes on from there."
         ) from error
     finally:
         runner.close()
-    path(work.folder).rmtree()
+        if lock:
+            lock.release()
     return manifest
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from jaxllm.core.errors import Interrupted, UserError
+from jaxllm.core.lock import Lock
 from jaxllm.data import tokenizers
 from jaxllm.data.manifest import Amount, read_manifest
 from jaxllm.data.prepare.pipeline import prepare
@@ -373,3 +374,13 @@ def test_a_packed_file_is_worked_on_in_chunks_like_a_plain_one(corpus, tmp_path)
         assert re.search(r"applying the document stages ([2-9]|\d\d)/", display._stream.getvalue())
         found.append((manifest.splits, manifest.flow))
     assert found[0] == found[1]
+
+
+def test_two_preparations_in_one_folder_are_refused(corpus, tmp_path):
+    (tmp_path / "out").mkdir()
+    lock = Lock(tmp_path / "out", "preparing data")
+    with pytest.raises(UserError, match=r"Another process \(pid \d+ .*is preparing data in"):
+        prepare(config_of(corpus), tmp_path / "out", quiet())
+    lock.release()
+    prepare(config_of(corpus), tmp_path / "out", quiet())
+    assert not (tmp_path / "out" / ".lock").exists()
