@@ -16,6 +16,8 @@ from jaxllm.plan.slices import parse_slice
 from jaxllm.train.config import default_config, resolve_config
 from jaxllm.train.program import PRESETS, check_accepted, xla_options
 
+from .helpers import small_tpu_recipe
+
 RECIPE = "--config=configs/llama3_8b.py:v5p-8"
 
 # A loop of 5 around a gather; a condition that counts to 3 without saying so; a call.
@@ -239,14 +241,7 @@ CHIPS = ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
 @pytest.mark.parametrize("topology", CHIPS)
 def test_the_step_compiles_for_every_generation(topology):
     """Two layers; the kernel is splash, gradients are scattered, the state's memory is reused."""
-    values = default_config()
-    values.model.preset = "llama_21m"
-    values.model.layers, values.model.vocab_size = 2, 1024
-    values.model.attention.heads = values.model.attention.kv_heads = 2
-    values.model.attention.head_dim = 128
-    values.data.sequence_length, values.data.global_batch_size = 256, 8
-    values.train.remat = "full"
-    found = check(resolve_config(values), topology)
+    found = check(small_tpu_recipe(), topology)
     assert found.passed, found.failures
     step = found.compiled
     assert step.kernels >= 3 and step.traffic["reduce-scatter"].count >= 2 * 4

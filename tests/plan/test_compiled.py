@@ -35,6 +35,8 @@ from jaxllm.train.config import default_config, resolve_config
 from jaxllm.train.feed import batch_shapes
 from jaxllm.train.state import init_state
 
+from .helpers import small_tpu_recipe
+
 HITS = "/jax/compilation_cache/cache_hits"
 
 
@@ -275,18 +277,6 @@ where = checks.parse_slice("v5e:2x2")
 config, *rest = _step_of(small_tpu_recipe(), where, devices_of(where))
 load_or_compile(read(sys.argv[1]), config, *rest, lambda text: print("said:", text))
 """
-
-
-def small_tpu_recipe():
-    """Two layers with splash attention."""
-    values = default_config()
-    values.model.preset = "llama_21m"
-    values.model.layers, values.model.vocab_size = 2, 1024
-    values.model.attention.heads = values.model.attention.kv_heads = 2
-    values.model.attention.head_dim = 128
-    values.data.sequence_length, values.data.global_batch_size = 256, 8
-    values.train.remat = "full"
-    return resolve_config(values)
 
 
 @pytest.mark.slow

@@ -10,14 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.prepare.stages.base import (
-    Dropped,
-    Kept,
-    Outcome,
-    Stage,
-    View,
-    check_settings,
-)
+from jaxllm.data.prepare.stages.base import Dropped, Kept, Outcome, Stage, View, check_settings
 
 STAGE = "boilerplate"
 PHRASES = (

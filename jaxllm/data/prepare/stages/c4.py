@@ -9,14 +9,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from jaxllm.data.prepare.stages.base import (
-    Dropped,
-    Kept,
-    Outcome,
-    Stage,
-    View,
-    check_settings,
-)
+from jaxllm.data.prepare.stages.base import Dropped, Kept, Outcome, Stage, View, check_settings
 from jaxllm.data.prepare.words.tokens import sentences
 
 STAGE = "c4"

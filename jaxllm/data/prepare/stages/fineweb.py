@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.prepare.stages.base import (
-    Dropped,
-    Kept,
-    Outcome,
-    Stage,
-    View,
-    check_settings,
-)
+from jaxllm.data.prepare.stages.base import Dropped, Kept, Outcome, Stage, View, check_settings
 from jaxllm.data.prepare.stages.gopher_repetition import duplicates
 from jaxllm.data.prepare.words.chunks import SENTENCE_END
 

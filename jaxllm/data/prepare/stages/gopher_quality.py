@@ -7,14 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.prepare.stages.base import (
-    Dropped,
-    Kept,
-    Outcome,
-    Stage,
-    View,
-    check_settings,
-)
+from jaxllm.data.prepare.stages.base import Dropped, Kept, Outcome, Stage, View, check_settings
 
 STAGE = "gopher_quality"
 BULLETS = ("•", "-")

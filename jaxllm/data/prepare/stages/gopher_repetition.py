@@ -85,21 +85,23 @@ def _paragraphs(view: View, settings: Settings) -> str:
     if "\n\n" not in view.text:
         return ""  # one paragraph
     paragraphs = BLANK_LINES.split(view.text.strip())
-    count, characters = duplicates(paragraphs)
-    if _above(count, len(paragraphs), settings.max_duplicate_paragraphs):
-        return "dup_para_frac"
-    if _above(characters, len(view.text), settings.max_duplicate_paragraph_characters):
-        return "dup_para_char_frac"
-    return ""
+    most = (settings.max_duplicate_paragraphs, settings.max_duplicate_paragraph_characters)
+    return _parts(view, paragraphs, most, "dup_para")
 
 
 def _lines(view: View, settings: Settings) -> str:
     lines = LINE_ENDS.split(view.text) if "\n\n" in view.text else view.rows
-    count, characters = duplicates(lines)
-    if _above(count, len(lines), settings.max_duplicate_lines):
-        return "dup_line_frac"
-    if _above(characters, len(view.text), settings.max_duplicate_line_characters):
-        return "dup_line_char_frac"
+    most = (settings.max_duplicate_lines, settings.max_duplicate_line_characters)
+    return _parts(view, lines, most, "dup_line")
+
+
+def _parts(view: View, parts: list[str], most: tuple[float, float], what: str) -> str:
+    """The reason to drop a text for its repeated parts, counted and in characters; "": none."""
+    count, characters = duplicates(parts)
+    if _above(count, len(parts), most[0]):
+        return f"{what}_frac"
+    if _above(characters, len(view.text), most[1]):
+        return f"{what}_char_frac"
     return ""
 
 

@@ -9,14 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jaxllm.core.errors import UserError, unknown
-from jaxllm.data.prepare.stages.base import (
-    Dropped,
-    Kept,
-    Outcome,
-    Stage,
-    View,
-    check_settings,
-)
+from jaxllm.data.prepare.stages.base import Dropped, Kept, Outcome, Stage, View, check_settings
 
 STAGE = "language"
 
