@@ -4,8 +4,7 @@
   jaxllm prepare --config=configs/data/shakespeare.py --workdir=runs/quickstart/data/shakespeare
 """
 
-from jaxllm.core.config import check_variant, to_config_dict
-from jaxllm.data.config import SourceConfig
+from jaxllm.core.config import check_variant
 from jaxllm.train.config import default_config
 
 
@@ -14,8 +13,7 @@ def get_config(variant: str = ""):
     check_variant(variant, ("debug",))
     config = default_config()
     config.model.preset = "llama_tiny"
-    source = SourceConfig("runs/quickstart/data/shakespeare")
-    config.data.mixture.shakespeare = to_config_dict(source)
+    config.data.mixture.shakespeare = {"path": "runs/quickstart/data/shakespeare", "weight": 1.0}
     config.data.sequence_length = 128
     config.data.global_batch_size = 16
     config.optimizer.learning_rate = 2e-3

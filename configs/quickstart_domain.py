@@ -1,23 +1,24 @@
 """The quickstart's domain model: the general model continued on Federal Reserve statements.
 
-A tenth of the batches replays the general text, against forgetting it. Run configs/quickstart.py
-first; the model's sizes follow from `train.init_from`.
+A tenth of the examples replays the general text, against forgetting it; variant no_replay shows
+what that is good for. Run configs/quickstart.py first; the sizes follow from `train.init_from`.
 """
 
-from jaxllm.core.config import check_variant, to_config_dict
-from jaxllm.data.config import SourceConfig
+from jaxllm.core.config import check_variant
 from jaxllm.train.config import default_config
+
+GENERAL = "runs/quickstart/data/shakespeare"
 
 
 def get_config(variant: str = ""):
-    """The recipe; variant: debug (seconds, from the quickstart's debug run)."""
-    check_variant(variant, ("debug",))
+    """The recipe; variants: no_replay, debug (seconds, from the quickstart's debug run)."""
+    check_variant(variant, ("no_replay", "debug"))
     config = default_config()
     config.train.init_from = "runs/quickstart/base"
-    fomc = SourceConfig("runs/quickstart/data/fomc", weight=0.9)
-    general = SourceConfig("runs/quickstart/data/shakespeare", weight=0.1)
-    config.data.mixture.fomc = to_config_dict(fomc)
-    config.data.mixture.shakespeare = to_config_dict(general)
+    config.data.mixture.fomc = {"path": "runs/quickstart/data/fomc"}
+    if variant != "no_replay":
+        config.tune.replay.update(path=GENERAL, share=0.1)
+    config.tune.guard.update(data=(GENERAL,), tolerance=2.0)
     config.data.sequence_length = 128
     config.data.global_batch_size = 16
     config.optimizer.learning_rate = 5e-4

@@ -6,8 +6,7 @@ The hyperparameters are those of nanoGPT's train_shakespeare_char on a CPU; `:gp
 recipe (6 layers, 384 wide, context 256, dropout 0.2).
 """
 
-from jaxllm.core.config import check_variant, to_config_dict
-from jaxllm.data.config import SourceConfig
+from jaxllm.core.config import check_variant
 from jaxllm.train.config import default_config
 
 
@@ -26,7 +25,7 @@ def get_config(variant: str = ""):
     config.model.mlp.width = 512
     config.model.mlp.bias = False
     config.model.positions.max_length = 64
-    config.data.mixture.shakespeare = to_config_dict(SourceConfig("data/shakespeare_char"))
+    config.data.mixture.shakespeare = {"path": "data/shakespeare_char", "weight": 1.0}
     config.data.sequence_length = 64
     config.data.global_batch_size = 12
     config.data.block_cross_document_attention = False  # the plays are one document

@@ -8,7 +8,9 @@ source launch/env.sh
 GENERAL=runs/quickstart/data/shakespeare  # the plays: the text the model learns first
 DOMAIN=runs/quickstart/data/fomc          # statements of the US Federal Reserve: its new domain
 BASE=runs/quickstart/base
-TUNED=runs/quickstart/domain
+ALONE=runs/quickstart/domain_no_replay
+DOMAINED=runs/quickstart/domain
+ASSISTANT=runs/quickstart/assistant
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -22,15 +24,21 @@ jaxllm preview --config=configs/quickstart.py
 say "Train: a small Llama-shaped model from scratch on the general text"
 jaxllm train --config=configs/quickstart.py --workdir=$BASE
 
-say "Train on: the same model continues on the domain, with some general text to remember"
-jaxllm train --config=configs/quickstart_domain.py --workdir=$TUNED
+say "Adapt: the same model continues on the domain, first with nothing else to read …"
+jaxllm train --config=configs/quickstart_domain.py:no_replay --workdir=$ALONE
+say "… then with a tenth of the general text replayed: less is forgotten"
+jaxllm train --config=configs/quickstart_domain.py --workdir=$DOMAINED
 
-say "Evaluate: what did it learn of the domain, what did it forget of the rest?"
-jaxllm eval --model=$BASE,$TUNED --data=$GENERAL,$DOMAIN
+say "Instruct: LoRA adapters learn to answer, the model below them stays as it is"
+jaxllm preview --config=configs/quickstart_instruct.py --rows=1
+jaxllm train --config=configs/quickstart_instruct.py --workdir=$ASSISTANT
+
+say "Evaluate: what did each learn of the domain, what did it forget of the rest?"
+jaxllm eval --model=$BASE,$ALONE,$DOMAINED,$ASSISTANT --data=$GENERAL,$DOMAIN
 
 say "Generate: both models continue the same words"
 jaxllm generate --model=$BASE --prompt="The Committee decided to" --temperature=0.5
-jaxllm generate --model=$TUNED --prompt="The Committee decided to" --temperature=0.5
+jaxllm generate --model=$DOMAINED --prompt="The Committee decided to" --temperature=0.5
 
-say "Report: both runs on one page"
-jaxllm report $BASE $TUNED
+say "Report: the runs on one page"
+jaxllm report $BASE $ALONE $DOMAINED $ASSISTANT

@@ -29,7 +29,9 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FLAX_FILE = "nn/module.py"
-JAX_FREE = ("data/prepare/", "data/tokenizers/", "core/config.py", "core/display.py")
+JAX_FREE = (
+    "data/prepare/", "data/perturb/", "data/tokenizers/", "core/config.py", "core/display.py",
+)
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 

@@ -3,6 +3,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-JAXLLM_EXTRAS=test,parity,prep,report,dev,tpu
+JAXLLM_EXTRAS=test,parity,prep,eval,report,dev,tpu
 source launch/env.sh
 python -m pytest -n 2 "$@"

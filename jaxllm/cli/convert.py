@@ -2,6 +2,12 @@
 
   jaxllm convert --model=Llama-3.2-1B --output=runs/llama
   jaxllm convert --model=runs/first --output=first_hf --dtype=bfloat16
+
+A run that trained an adapter becomes a folder of PEFT, or with --merge a whole model:
+
+  jaxllm convert --model=runs/lora --output=adapter
+  jaxllm convert --model=runs/lora --output=merged_hf --merge
+  jaxllm convert --model=Llama-3.2-1B+adapter:0.5+other --output=merged_hf
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ def main(argv: list[str]) -> int:
     with make_display() as display:
         parity = convert(
             model, output, display, dtype=values.dtype, shard_bytes=values.shard_bytes,
-            check=values.check,
+            check=values.check, merge=values.merge,
         )
         display.message(f"wrote {output}")
         if parity:
@@ -45,12 +51,16 @@ def main(argv: list[str]) -> int:
 def _define(values: flags.FlagValues) -> None:
     add = {"flag_values": values}
     flags.DEFINE_string(
-        "model", None, "Hugging Face folder, run directory (RUN or RUN@STEP) or checkpoint.", **add
+        "model", None, "Hugging Face folder, run directory (RUN or RUN@STEP) or checkpoint; "
+        "BASE+ADAPTER[:WEIGHT] for one with adapters.", **add
     )
     flags.DEFINE_string("output", None, "What to write; it must not be there yet.", **add)
     flags.DEFINE_string("dtype", "", "float32 or bfloat16; empty: as stored.", **add)
     flags.DEFINE_integer(
         "shard_bytes", 5 * 10**9, "Of a safetensors file at most; more become several.", **add
+    )
+    flags.DEFINE_boolean(
+        "merge", False, "Write an adapter into the weights of its base.", **add
     )
     flags.DEFINE_boolean(
         "check", True, "Compare the exported model's outputs with the source's (parity.json); "

@@ -94,6 +94,8 @@ EXAMPLES = {
     "workdir": "--workdir=runs/first",
     "output": "--output=runs/imported",
     "topology": "--topology=v5p-128",
+    "goal": "--goal=classify",
+    "prompts": "--prompts=prompts.jsonl",
 }
 
 

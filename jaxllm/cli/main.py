@@ -19,7 +19,10 @@ from jaxllm.core.errors import (
 
 # In the order of a model's life; each is the file cli/VERB.py with `main(argv) -> int`.
 SAVING = ("train",)  # verbs that write checkpoints
-VERBS = ("prepare", "preview", "plan", "check", "train", "eval", "generate", "convert", "report")
+VERBS = (
+    "advise", "prepare", "preview", "plan", "check", "distill", "train", "eval", "generate",
+    "convert", "report",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,7 +4,8 @@
   jaxllm preview --config=configs/quickstart.py --step=500 --rows=2
   jaxllm preview --data=data/web --rows=5
 
---config shows a batch as coloured text, with its documents and padding. --data shows what
+--config shows a batch as coloured text, with its documents and padding, or with the conversations,
+labels and pairs of rows; what is not learned is struck. --data shows what
 `jaxllm prepare` made of a corpus: what each stage let through and dropped, lengths, languages,
 sources, duplicates, and documents of each kind.
 """
@@ -12,11 +13,15 @@ sources, duplicates, and documents of each kind.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
 
 from jaxllm.cli.flags import missing, parse
 from jaxllm.core.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxllm.models.config import ModelConfig
 
 ROWS = 4  # of a batch
 SAMPLES = 3  # documents of a reason
@@ -32,16 +37,32 @@ def main(argv: list[str]) -> int:
     values, flags = parse(argv, __doc__, _define, workdir=False)
 
     from jaxllm.core.display import make_display
+    from jaxllm.data.objectives import trains_on_rows
     from jaxllm.data.preview import preview
     from jaxllm.train.config import resolve_config
+    from jaxllm.train.origin import tokenizer_folder
 
-    config = resolve_config(values)
+    on_rows = trains_on_rows(values.data.objective)
+    base = _base(values.train.init_from) if on_rows else None
+    config = resolve_config(values, base)
+    tokenizer = tokenizer_folder(config) if on_rows else ""
     with make_display() as display:
         preview(
             config.data, config.seed, flags.step, flags.rows or ROWS, display,
-            decoder_start_id=config.model.decoder_start_id,
+            config.model.decoder_start_id, tokenizer,
         )
     return 0
+
+
+def _base(name: str) -> ModelConfig | None:
+    """The model of `train.init_from`, "" for none."""
+    from jaxllm.models.load import find_model
+    from jaxllm.train.origin import naming_init_from
+
+    if not name:
+        return None
+    with naming_init_from(name):
+        return find_model(name).config
 
 
 def _show_data(argv: list[str], given: set[str]) -> int:

@@ -60,13 +60,20 @@ def load_recipe(argument: str, kind: str) -> ConfigDict:
 
 
 def add_sources(recipe: ConfigDict, argv: Sequence[str]) -> None:
-    """Adds the sources that `--config.data.mixture.NAME.path=DIR` names to the recipe's mixture."""
+    """Adds the sources that `--config.data.mixture.NAME.path=DIR` names to the recipe's mixture,
+    and to those that it has the fields that the command line sets."""
     if "mixture" not in recipe.get("data", {}):
         return
+    sources, usual = recipe.data.mixture, to_config_dict(SourceConfig())
     for field in overrides(argv):
-        match = re.fullmatch(r"data\.mixture\.(\w+)\.path", field)
-        if match and match[1] not in recipe.data.mixture:
-            recipe.data.mixture[match[1]] = to_config_dict(SourceConfig())
+        match = re.match(r"data\.mixture\.(\w+)\.(\w+)", field)
+        if not match:
+            continue
+        name, first = match.groups()
+        if name not in sources and f"data.mixture.{name}.path" in overrides(argv):
+            sources[name] = {"path": usual.path, "weight": usual.weight}
+        if name in sources and first in usual and first not in sources[name]:
+            sources[name][first] = usual[first]
 
 
 def give_way(recipe: ConfigDict, argv: Sequence[str]) -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from absl import flags as absl_flags
 
@@ -38,7 +39,9 @@ def main(argv: list[str]) -> int:
     devices.start(told={name: flags[name].value for name in CLUSTER})
     import jax
 
+    from jaxllm.core.rundir import RunDirectory, read_metrics
     from jaxllm.models.load import find_model
+    from jaxllm.train import forgetting
     from jaxllm.train.loop import train
     from jaxllm.train.origin import naming_init_from
 
@@ -49,7 +52,7 @@ def main(argv: list[str]) -> int:
     first = jax.process_index() == 0  # of several hosts one speaks
     with make_display(None if first else open(os.devnull, "w")) as display:
         records = train(
-            config, changed, flags.workdir, display, _evaluators(config), flags.compiled
+            config, changed, flags.workdir, display, partial(_evaluators, config), flags.compiled
         )
         rows = [
             tuple(r.get(name) for name in ("split", "step", *MEASURES))
@@ -58,6 +61,13 @@ def main(argv: list[str]) -> int:
         if rows and first:
             columns = ("split", "step", *(name.replace("_", " ") for name in MEASURES))
             display.table(f"{flags.workdir}", columns, rows)
+        if config.tune.guard.data and first:
+            columns = ("data", "base", "tuned", "difference")
+            losses = forgetting.rows(read_metrics(RunDirectory(flags.workdir).metrics))
+            display.table("loss before and after", columns, [
+                (name, base, tuned, f"{difference:+.4f}")
+                for name, base, tuned, difference in losses
+            ])
     return 0
 
 
@@ -70,9 +80,15 @@ def _define(values: absl_flags.FlagValues) -> None:
         absl_flags.DEFINE_string(name, None, text, flag_values=values)
 
 
-def _evaluators(config) -> list:
-    if not config.eval.prompts:
-        return []
-    from jaxllm.generate.samples import SampleEvaluator
+def _evaluators(config, splits) -> list:
+    found = []
+    if config.eval.evaluators:
+        from jaxllm.evals import evaluators
 
-    return [SampleEvaluator(config.eval.prompts, config.eval.sample_tokens)]
+        size = config.eval.batch_size or config.data.global_batch_size
+        found += evaluators.make(config.eval.evaluators, splits, size, config.eval.batches)
+    if config.eval.prompts:
+        from jaxllm.generate.samples import SampleEvaluator
+
+        found.append(SampleEvaluator(config.eval.prompts, config.eval.sample_tokens))
+    return found

@@ -32,6 +32,9 @@ class Batch(NamedTuple):
     encoder_inputs: np.ndarray | None = None  # [B, S] int32, of encoder-decoder models
     encoder_positions: np.ndarray | None = None
     encoder_segment_ids: np.ndarray | None = None
+    # Of each target the likeliest tokens in a teacher's eyes, [B, T, k] (train/distill/cache.py).
+    teacher_ids: np.ndarray | None = None  # int32
+    teacher_logprobs: np.ndarray | None = None  # float32
 
 
 def stack(rows: Sequence[Batch]) -> Batch:

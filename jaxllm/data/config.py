@@ -6,11 +6,41 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
+class ColumnsConfig:
+    """Where each field of a row stands: a column's name, or a jinja2 template of the row's columns,
+    such as "Question: {{question}}"; "": the column of the field's own name."""
+
+    text: str = ""
+    prompt: str = ""
+    completion: str = ""
+    messages: str = ""
+    tools: str = ""
+    label: str = ""
+    tokens: str = ""
+    tags: str = ""
+    source: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True)
 class SourceConfig:
-    """A folder written by `jaxllm prepare`, and its share of the examples."""
+    """A folder written by `jaxllm prepare`, or rows, and its share of the examples.
+
+    All but the first two are for rows.
+    """
 
     path: str = ""
     weight: float = 1.0  # relative to the other sources'; 0: the source is left out
+    validation: str = ""  # rows to validate with; "": a share of those of `path`
+    validation_share: float = 0.05  # of the rows, chosen by a hash of each
+    format: str = ""  # of a row, such as prompt_completion; "": by the columns that it has
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    csv_columns: tuple[str, ...] = ()  # names of the columns of a file that has no header line
+    csv_delimiter: str = ""  # between fields; "" is a tab in .tsv files, else a comma
+    csv_quotes: bool = True  # whether fields that begin with " end with it; never in some TSV
+    perturb: tuple[str, ...] = ()  # adversarial data: files of data/perturb, one after the other
+    perturb_share: float = 0.5  # of the rows to train on; those to validate with stay clean
+    perturb_strength: float = 0.1  # share of a row's characters or words that are changed
 
 
 @dataclass(frozen=True)
@@ -62,6 +92,16 @@ class DataConfig:
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
     mixture: dict[str, SourceConfig] = field(default_factory=dict)  # by a name of your choice
+    # T5's sampling of tasks: weights are multiplied by (examples of the source) ** (1 / this); 1 is
+    # in proportion to the examples, the larger the more equal. 0: the weights alone decide. To
+    # prepared data beside rows the weight gives their share either way.
+    mixture_temperature: float = 0.0
+    chat_template: str = ""  # chatml | llama3 | gemma | mistral | alpaca; "": the tokenizer's own
+    completion_only_loss: bool = True  # of rows of a prompt and a completion
+    assistant_only_loss: bool = False  # of messages: what the assistant wrote, and no more
+    packing: bool = True  # several rows share one of the batch, best fit first; no row sees another
+    truncate: bool = False  # cuts examples that are longer than a row, instead of refusing them
+    labels: tuple[str, ...] = ()  # names in the order of their ids; (): those met, sorted
     shuffle: bool = True  # anew every epoch
     # False lets attention see the documents before in a row, as GPT-2 and nanoGPT do: then no mask
     # is needed but the causal one, which kernels know how to skip. The rows of an encoder-decoder

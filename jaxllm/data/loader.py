@@ -6,6 +6,7 @@ run resumes at any step, on any number of hosts, with the batches it would have 
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
 import pickle
@@ -18,26 +19,45 @@ from absl import flags
 
 from jaxllm.core.config import to_dict
 from jaxllm.core.errors import UserError
-from jaxllm.data import mixture
+from jaxllm.core.paths import path
+from jaxllm.data import mixture, tokenizers
 from jaxllm.data.batch import Batch, Window, stack
 from jaxllm.data.config import DataConfig
-from jaxllm.data.objectives import make_objective, objective_class
+from jaxllm.data.objectives import (
+    Objective,
+    RowObjective,
+    make_objective,
+    objective_class,
+    stream_config,
+    trains_on_rows,
+)
+from jaxllm.data.rows.examples import Examples
+from jaxllm.data.rows.load import Opened, open_rows
+from jaxllm.data.rows.packing import PackedRows, Packs
+from jaxllm.data.rows.render import with_template
 from jaxllm.data.sources import TokenSource
 from jaxllm.data.tokenizers import Tokenizer
 
+EMPTY = Examples({}, np.zeros(0, np.int64))
 FORMAT = 2  # of the examples that a config and a seed give; grows when they change
 
 
 class TrainingData:
     """The training examples of a run. Row r of step s is example s · global_batch_size + r."""
 
-    def __init__(self, config: DataConfig, seed: int, decoder_start_id: int = -1):
-        """Opens the sources of `config.mixture`; reads no tokens yet.
+    def __init__(
+        self, config: DataConfig, seed: int, decoder_start_id: int = -1, tokenizer: str = "",
+        opened: Opened | None = None,
+    ):
+        """Opens the sources of `config.mixture`; of prepared data no tokens are read yet, rows are
+        tokenised, unless they are given as `opened`.
 
-        `decoder_start_id` is the model's, see `make_objective`.
+        `decoder_start_id` is the model's, see `make_objective`; `tokenizer` is the folder of the
+        one that rows are written with, "" for that of the prepared data beside them.
 
         Raises:
-          UserError: see `mixture.open_sources` and `make_objective`; also a seed out of range.
+          UserError: see `mixture.open_prepared`, `make_objective` and `open_rows`; also a seed out
+            of range.
         """
         if not 0 <= seed < 2**32:  # jax.random.key keeps 32 bits
             raise UserError(f"seed={seed} must lie between 0 and 2**32 - 1 = {2**32 - 1}.")
@@ -48,20 +68,84 @@ class TrainingData:
                 )
         objective_class(config.objective)  # a wrong name is told before the data are looked at
         self.config, self.seed, self._decoder_start_id = config, seed, decoder_start_id
-        self.sources = mixture.open_sources(config)
-        self._turns = mixture.turns(config, self.sources)
-        first = next(iter(self.sources.values()))
-        self.tokenizer_path = first.tokenizer_path
-        self.tokenizer_hash = first.manifest.tokenizer.hash
-        self._objective = make_objective(config, first.load_tokenizer, decoder_start_id)
-        self._examples = mixture.examples(config, self.sources, self._objective, seed)
+        self._prepared = mixture.open_prepared(config)
+        self._tokenizer = tokenizer
+        first = next(iter(self._prepared.values()), None)
+        if first is None and not tokenizer:
+            raise UserError(
+                "tokenizer.path is empty: rows are text, and no source of data.mixture is prepared "
+                "data that has a tokenizer. Name the folder of one; that of the model to be tuned."
+            )
+        self.tokenizer_path = path(tokenizer) if first is None else first.tokenizer_path
+        self._objective = make_objective(config, self.load_tokenizer, decoder_start_id)
+        self.tokenizer_hash = (
+            self.load_tokenizer().hash if first is None else first.manifest.tokenizer.hash
+        )
+        self._rows: RowObjective | None = None
+        self._stream: Objective | None = self._objective
+        self._opened = Opened({}, ())
+        if isinstance(self._objective, RowObjective):
+            self._rows, self._stream = self._objective, self._stream_beside_rows()
+            others = [name for name in sorted(config.mixture) if name not in self._prepared]
+            self._opened = opened or open_rows(config, others, self._objective)
+        found = {**self._prepared, **self._opened.sources}
+        self.sources = {name: found[name] for name in sorted(found)}
+        self._mix()
+
+    def _mix(self) -> None:
+        """Weighs the sources and puts their examples in order."""
+        config, stream, rows = self.config, self._stream, self._rows
+        parts = mixture.parts(config, self.sources, stream, rows, self.seed)
+        self.epochs = {name: len(part) for name, part in parts.items()}  # examples of each
+        self.weights = mixture.weights(config, self.epochs, self._opened.sources.keys())
+        self._turns = mixture.WeightedTurns(list(self.weights.values()))
+        self._examples = mixture.examples(parts, self._turns, stream, rows, self.seed)
 
     def __reduce__(self):
-        return TrainingData, (self.config, self.seed, self._decoder_start_id)
+        sources = {
+            name: source._replace(validation=EMPTY)  # workers read training rows only
+            for name, source in self._opened.sources.items()
+        }
+        opened = self._opened._replace(sources=sources) if self._rows else None
+        return TrainingData, (
+            self.config, self.seed, self._decoder_start_id, self._tokenizer, opened
+        )
+
+    def _stream_beside_rows(self) -> Objective | None:
+        """What reads the prepared data beside rows."""
+        if not self._prepared:
+            return None
+        config = stream_config(self.config, bool(self.load_tokenizer().sentinel_ids))
+        return make_objective(config, self.load_tokenizer, self._decoder_start_id)
 
     def load_tokenizer(self) -> Tokenizer:
-        """The tokenizer of all sources; raises as `TokenSource.load_tokenizer`."""
-        return next(iter(self.sources.values())).load_tokenizer()
+        """The tokenizer of all sources, with the chat template of the config; raises as
+        `TokenSource.load_tokenizer`."""
+        first = next(iter(self._prepared.values()), None)
+        tokenizer = tokenizers.load(self._tokenizer) if first is None else first.load_tokenizer()
+        return with_template(tokenizer, self.config.chat_template)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of classes or tags by their ids; () where the objective has none."""
+        return self._opened.labels
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of the rows, such as that some were cut."""
+        return [remark for one in self._opened.sources.values() for remark in one.remarks]
+
+    def validation(self) -> dict[str, Validation]:
+        """What each source keeps out of training; rows of which nothing is are left out."""
+        found: dict[str, Validation] = {}
+        for name, source in self.sources.items():
+            if isinstance(source, TokenSource):
+                found[name] = ValidationData(
+                    self.config.mixture[name].path, self.config, self._decoder_start_id
+                )
+            elif len(source.validation):
+                found[name] = ValidationRows(source.validation, self._objective)
+        return found
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -81,7 +165,7 @@ class TrainingData:
         parts = {
             "format": FORMAT,
             "mixture": {
-                name: [config.mixture[name].weight, [shard.sha256 for shard in source.shards]]
+                name: [config.mixture[name].weight, _contents(source)]
                 for name, source in self.sources.items()
             },
             "tokenizer": self.tokenizer_hash, "seed": self.seed, "shuffle": config.shuffle,
@@ -91,6 +175,12 @@ class TrainingData:
             "global_batch_size": config.global_batch_size,
             "block_cross_document_attention": config.block_cross_document_attention,
         }
+        if config.mixture_temperature:
+            parts["mixture_temperature"] = config.mixture_temperature
+        if self._rows:
+            parts["rows"] = [
+                self.labels, {name: getattr(config, name) for name in self._rows.READS}
+            ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def example(self, index: int) -> Batch:
@@ -141,16 +231,78 @@ class _Rows:
         return self._data.batch_rows(step, self._rows)
 
 
-class ValidationData:
+def _contents(source: mixture.Source) -> list[str]:
+    """What changes when the data of a source do."""
+    if isinstance(source, TokenSource):
+        return [shard.sha256 for shard in source.shards]
+    return ["rows", source.train.digest()]
+
+
+class Validation(abc.ABC):
+    """What a model is validated on: rows of the batch in a fixed order."""
+
+    bytes_per_token: float | None = None  # of the text; None where the loss is not the text's
+    _objective: Objective
+    _blocks: bool = True  # attention stays inside a segment
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    @abc.abstractmethod
+    def example(self, index: int) -> Batch:
+        """Row `index`, [T] arrays."""
+
+    def batches(
+        self, batch_size: int, limit: int = 0, rows: Sequence[int] | np.ndarray | None = None
+    ) -> Iterator[Batch]:
+        """Batches [batch_size, T] of all rows, or the first `limit` batches.
+
+        With `rows`, only those rows of each batch are read, [len(rows), T]: what a host needs.
+        The last batch is filled with rows of padding, whose weights are 0.
+        """
+        wanted = range(batch_size) if rows is None else [int(row) for row in rows]
+        padding = Batch(*(x if x is None else np.zeros_like(x) for x in self.example(0)))
+        starts = range(0, len(self), batch_size)
+        for start in starts[:limit] if limit else starts:
+            batch = stack([
+                self.example(start + row) if start + row < len(self) else padding for row in wanted
+            ])
+            yield batch if self._blocks else self._objective.joined(batch)
+
+
+class ValidationRows(Validation):
+    """Rows that are kept out of training, each once, packed as the training rows are."""
+
+    def __init__(self, examples: Examples, objective: RowObjective):
+        self._objective = objective
+        packs = Packs(
+            examples.lengths, objective.sequence_length, 0, shuffle=False,
+            packing=mixture.packs_rows(objective.config, objective),
+        )
+        self._packed = PackedRows(examples, packs)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def example(self, index: int) -> Batch:
+        return self._objective.example(self._packed[index], np.random.default_rng(0))
+
+
+class ValidationData(Validation):
     """The validation split of a prepared folder, each token a target once (but the very first)."""
 
     def __init__(self, folder: str, config: DataConfig, decoder_start_id: int = -1):
         """Opens the split; of `config` the objective, its options and the lengths are read.
 
+        An objective of rows reads it as it reads prepared data beside rows.
+
         Raises:
           UserError: no prepared data there, too few tokens, or see `make_objective`.
         """
         self.source = TokenSource(folder, "validation")
+        if trains_on_rows(config.objective):
+            config = stream_config(config, bool(self.source.load_tokenizer().sentinel_ids))
         self._blocks = config.block_cross_document_attention
         self._objective = make_objective(config, self.source.load_tokenizer, decoder_start_id)
         self._raw_length = self._objective.raw_length
@@ -176,20 +328,3 @@ class ValidationData:
         window = Window(*self.source.slice(start, stop))
         rng = np.random.Generator(np.random.Philox(key=[0, index]))
         return self._objective.example(window, rng)
-
-    def batches(
-        self, batch_size: int, limit: int = 0, rows: Sequence[int] | np.ndarray | None = None
-    ) -> Iterator[Batch]:
-        """Batches [batch_size, T] of all windows, or the first `limit` batches.
-
-        With `rows`, only those rows of each batch are read, [len(rows), T]: what a host needs.
-        The last batch is filled with rows of padding, whose weights are 0.
-        """
-        wanted = range(batch_size) if rows is None else [int(row) for row in rows]
-        padding = Batch(*(x if x is None else np.zeros_like(x) for x in self.example(0)))
-        starts = range(0, len(self), batch_size)
-        for start in starts[:limit] if limit else starts:
-            batch = stack([
-                self.example(start + row) if start + row < len(self) else padding for row in wanted
-            ])
-            yield batch if self._blocks else self._objective.joined(batch)

@@ -70,16 +70,17 @@ def generate(
                 row.push(token, limit)
         emit(rows, np.zeros((0, len(rows)), np.int32), limit, on_text)
     else:
-        static = (model.structure, sampling, rules, vocabulary)
-        _draw(static, model, arrays, rows, limit, seed, on_text)
+        draw(model, vocabulary, arrays, rows, limit, sampling, rules, seed, on_text)
     return [row.completion() for row in rows]
 
 
-def _draw(
-    static: tuple, model: Model, prompts: Prompts, rows: list[Row], limit: int, seed: int,
-    on_text: OnText | None,
+def draw(
+    model: Model, vocabulary: int, prompts: Prompts, rows: list[Row], limit: int,
+    sampling: Sampling, rules: TokenRules, seed: int = 0, on_text: OnText | None = None,
 ) -> None:
-    """Draws tokens until every row has ended or has `limit` of them."""
+    """Draws tokens, of the first `vocabulary` ones, until every row has ended or has `limit` of
+    them; rows are given what is drawn."""
+    static = (model.structure, sampling, rules, vocabulary)
     keys = jax.random.split(jax.random.key(seed), 2)
     slots = slots_for(model.config, prompts, limit + CHUNK)
     token_B, positions_B, state = _prefill(

@@ -91,7 +91,7 @@ class Block(Module):
             return out
 
         def cross(y_BTD):
-            sides = memory or self.cross.project_key_value(context.memory_BSD)
+            sides = memory or self.cross.project_key_value(context.memory_BSD, keys[2])
             return self.cross(y_BTD, sides, context.memory_places, keys[2])
 
         if self.parallel:  # both read the same normalised stream (GPT-J, Phi)

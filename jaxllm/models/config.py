@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_dict
 
 from jaxllm.core.config import apply_overlay, check_ranges, overlay
 from jaxllm.core.errors import UserError, unknown
+from jaxllm.models.adapters.config import AdapterConfig
 from jaxllm.nn.config import (
     AttentionConfig,
     EmbeddingConfig,
@@ -49,6 +50,7 @@ class ModelConfig:
     decoder_start_id: int = -1  # first decoder input (encoder_decoder); -1: the padding token
     dropout: float = 0.0  # of the embedding and of each sublayer's output
     logit_softcap: float = 0.0
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)  # set by a recipe's `tune`
 
     def completed(self) -> ModelConfig:
         """The same with heads and sizes that follow from others filled in, checked.
@@ -57,6 +59,7 @@ class ModelConfig:
           UserError: unknown names, or sizes that contradict each other.
         """
         self._check_names()
+        self.adapter.check("tune")
         check_ranges(self, "model", RANGES)
         attention, heads = self.attention, self.attention.heads
         kv_heads = attention.kv_heads or heads
@@ -268,6 +271,7 @@ def _at(config: ModelConfig, where: str) -> Any:
 def model_section() -> ConfigDict:
     """The `model` section of a recipe: a preset's name, and every field open to change."""
     section = overlay(ModelConfig)
+    del section.adapter  # which the section `tune` says
     section.preset = config_dict.placeholder(str)
     return section
 
@@ -279,6 +283,8 @@ def resolve_model(section: ConfigDict, base: ModelConfig | None = None) -> Model
       UserError: an unknown preset or field, or a field that the model does not read.
     """
     changes = {name: section[name] for name in section if name != "preset"}
+    if "adapter" in changes:
+        raise UserError("model.adapter is no known field: the section `tune` says what trains.")
     if section.get("preset") is not None:
         base = preset(section.preset)
     model = apply_overlay(base or ModelConfig(), changes, "model").completed()

@@ -31,7 +31,6 @@ from jaxllm.data.tokenizers import Tokenizer, has_tokenizer
 from jaxllm.models.config import LANGUAGE_HEADS, ModelConfig
 from jaxllm.models.hf import parity
 from jaxllm.models.hf.exporter import (
-    GENERATION,
     Blocks,
     check_writable,
     export_params,
@@ -42,35 +41,43 @@ from jaxllm.models.hf.exporter import (
 from jaxllm.models.hf.importer import CONFIG, THREADS, Source, nested
 from jaxllm.models.hf.mapping import flatten
 from jaxllm.models.hf.safetensors import local
-from jaxllm.models.load import SavedFolder, SavedModel, SavedRun, find_model
+from jaxllm.models.load import SavedRun, SavedSum, find_model
+from jaxllm.models.merge import CARRIED, carried_by, has_adapter, to_peft, write_merged
 from jaxllm.models.parameters import param_count
+from jaxllm.models.saved import SavedFolder, SavedModel
 from jaxllm.models.transformer import Transformer
 from jaxllm.nn.compute import make_compute
 from jaxllm.nn.module import Params, abstract
 
-CARRIED = "huggingface"  # of a run directory: the files that it cannot say in its own
 DTYPES = ("float32", "bfloat16")
 
 
 def convert(
     model: str, output: str, display: Display, *, dtype: str = "", shard_bytes: int = 5 * 10**9,
-    check: bool = True,
+    check: bool = True, merge: bool = False,
 ) -> dict[str, Any] | None:
     """Converts a model to the other kind; gives parity.json's content if there is one.
+
+    A run that trained an adapter becomes a folder of PEFT; BASE+ADAPTER, or the run with `merge`,
+    a whole model with the adapter in its weights.
 
     Args:
       dtype: float32 or bfloat16; "": as stored.
       shard_bytes: of a safetensors file, at most.
       check: compare the exported model's outputs with the source's.
+      merge: write the adapter into the weights of its base.
 
     Raises:
-      UserError: no such model, a damaged one, or an output that cannot be written.
+      UserError: no such model, a damaged one, nothing to merge, or an output that cannot be
+        written.
     """
     if dtype and dtype not in DTYPES:
         raise unknown("--dtype", dtype, DTYPES)
     if shard_bytes < 1:
         raise UserError(f"--shard_bytes={shard_bytes} must be at least 1.")
     saved = find_model(model)
+    if merge and not has_adapter(saved):
+        raise UserError(f"--merge: {model} has no adapter to merge. Leave it out.")
     target = _free(output)
     wanted = jnp.dtype(dtype) if dtype else None
     tokenizer = saved.load_tokenizer() if has_tokenizer(saved.tokenizer) else None
@@ -86,11 +93,20 @@ def convert(
                 _to_run(saved, RunDirectory(place), wanted, tokenizer, display)
             return None
         with display.phase(f"exporting {model}"):
-            saved = _to_folder(saved, place, wanted, shard_bytes, tokenizer, display)
-        if not check:
+            if has_adapter(saved) and not merge and isinstance(saved, SavedRun):
+                to_peft(saved, place)
+                exact = saved.config.adapter.quantization == "none"  # on the base as it was written
+                again = f"{saved.base().name}+{place}" if exact else None
+            elif isinstance(saved, SavedSum) or not saved.is_whole():
+                write_merged(saved, place, wanted, shard_bytes, tokenizer, display)
+                again = str(place)
+            else:
+                saved = _to_folder(saved, place, wanted, shard_bytes, tokenizer, display)
+                again = str(place)
+        if not check or again is None:
             return None
         with display.phase("comparing"):
-            return _compare(saved, place, display)
+            return _compare(saved, place, again, display)
 
 
 def _to_run(
@@ -99,7 +115,7 @@ def _to_run(
 ) -> None:
     config = saved.config
     specs = _specs(config)
-    carried = _carried(saved.folder)
+    carried = carried_by(saved)
     source = Source(saved.folder, config, specs)
     if source.left_out:
         display.message(source.left_out)
@@ -129,36 +145,13 @@ def _to_run(
     atomic_write_text(run.config, text)
 
 
-def _carried(folder: epath.Path) -> dict[str, bytes]:
-    """The files of a Hugging Face folder that a run keeps as they are.
-
-    Raises:
-      UserError: one is damaged: generation, and an export, would fail on it later.
-    """
-    found = {n: (folder / n).read_bytes() for n in (CONFIG, GENERATION) if (folder / n).exists()}
-    for name, content in found.items():
-        try:
-            whole = isinstance(json.loads(content), dict)
-        except ValueError:
-            whole = False
-        if not whole:
-            raise UserError(
-                f"{folder / name} is damaged: it is no JSON object. Download it again"
-                + (", or remove it: it only holds defaults." if name == GENERATION else ".")
-            )
-    return found
-
-
 def _to_folder(
     saved: SavedRun, place: epath.Path, dtype: np.dtype | None, shard_bytes: int,
     tokenizer: Tokenizer | None, display: Display,
 ) -> SavedRun:
     """Writes the folder; gives the step that it is of, which is an earlier one if one is damaged.
     """
-    carried = {
-        name: (saved.run.root / CARRIED / name).read_bytes() for name in (CONFIG, GENERATION)
-        if (saved.run.root / CARRIED / name).exists()
-    }
+    carried = carried_by(saved)
     check_writable(saved.config, carried)
     checkpoints = Checkpoints(saved.run.checkpoints)
     steps = saved.steps(checkpoints)
@@ -206,18 +199,24 @@ def _export(
     return dtypes[most]
 
 
-def _compare(saved: SavedModel, place: epath.Path, display: Display) -> dict[str, Any]:
-    """Writes parity.json. The models are in memory one after the other."""
-    again = find_model(str(place))
-    config = saved.config
-    theirs = json.loads((place / CONFIG).read_text())
+def _compare(
+    saved: SavedModel, place: epath.Path, name: str, display: Display
+) -> dict[str, Any]:
+    """Writes parity.json. The models are in memory one after the other.
+
+    `name` is how what was written is named as a model.
+    """
+    again = find_model(name)
+    config, whole = again.config, (place / CONFIG).exists()
+    theirs = json.loads((place / CONFIG).read_text()) if whole else {}
     special = {theirs.get(f"{role}_token_id") for role in ("bos", "eos", "pad")}
     ends = config.architecture == "encoder_decoder" and config.head.kind not in LANGUAGE_HEADS
     last = theirs.get("eos_token_id") if ends else None
     ids = parity.sample_ids(config, special, last)
     compute = make_compute(dtype="float32")
     outputs = [parity.ours(model.load(compute, display.warn), ids) for model in (saved, again)]
-    result = parity.record(*outputs, parity.theirs(place, ids, config), ids)
+    others = parity.theirs(place, ids, config) if whole else None
+    result = parity.record(*outputs, others, ids)
     write_record(place, parity.FILE, result)
     return result
 

@@ -7,19 +7,21 @@ average, not to all of it. Recomputation (remat) is not counted.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
 
 from jaxllm.models.config import LANGUAGE_HEADS, ModelConfig
-from jaxllm.models.parameters import is_spec
+from jaxllm.models.parameters import entries, is_spec
 from jaxllm.nn.module import Params
 
 
 def kernel_params(specs: Params) -> int:
     """Entries of the kernels in a tree: what a token is multiplied with."""
     leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=is_spec)
-    return sum(math.prod(spec.shape) for path, spec in leaves if path[-1].key == "kernel")
+    named = [(tuple(key.key for key in path), spec) for path, spec in leaves]
+    return sum(entries(path, spec) for path, spec in named if "kernel" in path[-2:])
 
 
 def mean_context(length: int, window: int = 0) -> float:
@@ -58,8 +60,19 @@ def forward_flops_per_row(
 def train_flops_per_row(
     model: ModelConfig, specs: Params, length: int, encoder_length: int = 0, targets: int = 0
 ) -> float:
-    """FLOPs of forward and backward pass of one row: three times the forward pass."""
-    return 3 * forward_flops_per_row(model, specs, length, encoder_length, targets)
+    """FLOPs of forward and backward pass of one row: three times the forward pass.
+
+    Kernels that adapters leave as they are get no gradient: their products count twice.
+    """
+    trained = jax.tree.map(
+        lambda spec: spec if spec.trained else dataclasses.replace(spec, shape=(0,)),
+        specs, is_leaf=is_spec,
+    )
+    forward, adapted = (
+        forward_flops_per_row(model, tree, length, encoder_length, targets)
+        for tree in (specs, trained)
+    )
+    return 2 * forward + adapted
 
 
 def _tower_flops(config: ModelConfig, specs: Params, length: int, causal: bool) -> float:

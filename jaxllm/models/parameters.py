@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,8 +20,20 @@ def is_spec(node: Any) -> bool:
 
 
 def param_count(specs: Params) -> int:
-    """The number of parameters."""
-    return sum(math.prod(spec.shape) for spec in jax.tree.leaves(specs, is_leaf=is_spec))
+    """The number of parameters; of matrices in few bits their entries."""
+    leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=is_spec)
+    return sum(entries(tuple(key.key for key in path), spec) for path, spec in leaves)
+
+
+def entries(path: Sequence[str], spec: ParamSpec) -> int:
+    """The parameters that an array holds: of a matrix in few bits its codes hold all, a byte two of
+    four bits (with those that fill up its last block).
+    """
+    if path[-2:-1] != ("kernel",):
+        return math.prod(spec.shape)
+    if path[-1] != "codes":
+        return 0
+    return math.prod(spec.shape) * (2 if spec.dtype == jnp.uint8 else 1)
 
 
 def param_shardings(specs: Params, sharding: Sharding) -> Params:

@@ -37,6 +37,7 @@ class Inputs(NamedTuple):
     types: jax.Array | None = None  # token types; None: all 0
     encoder: Inputs | None = None
     order: Order | None = None  # in which the rows stand under context parallelism; None: as read
+    noise: jax.Array | None = None  # [B, T, D], added to the tokens' embeddings (train/robust)
 
 
 class Memory(NamedTuple):
@@ -172,6 +173,8 @@ class Tower(Module):
         return stream.gather(x_BTD, self.compute.outside(x_BTD.shape[0]))
 
     def _embed(self, x_BTD: jax.Array, inputs: Inputs, key: jax.Array | None) -> jax.Array:
+        if inputs.noise is not None:
+            x_BTD = x_BTD + inputs.noise.astype(x_BTD.dtype)
         if self.config.embedding.scaled:
             x_BTD = x_BTD * jnp.asarray(math.sqrt(self.config.width), x_BTD.dtype)
         if self.types is not None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.data.batch import Batch
+from jaxllm.models.adapters.attach import attach
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.heads import make_head
 from jaxllm.models.tower import Inputs, Memory, Tower
@@ -40,6 +41,7 @@ class Transformer(Module):
         )
         self.head = make_head(keys[3], config, compute)
         self.config, self.compute = config, compute
+        attach(self, config, jax.random.fold_in(key, 1))
 
     def hidden(self, inputs: Inputs, key: jax.Array | None = None) -> jax.Array:
         """Normalised hidden states [B, T, D]; dropout is on when `key` is given."""

@@ -8,6 +8,7 @@ layer's gradient as soon as it is there (Rajbhandari et al. 2020; Zhao et al. 20
 
 Autodiff of a plain scan would save every layer's gathered weights. So forward and backward are
 written out: what a layer saves is what its remat policy names, and nothing that can be had again.
+Parameters that are not differentiated, as an adapter's base, get no gradient here either.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def scan_ahead(
     Args:
       steps: the layer at each place of a repeating pattern, remat included.
       gather: a layer's parameters as they are kept, made what its step takes.
-      scatter: the gradient of what `gather` gives, made that of its argument; linear.
+      scatter: the gradient of what `gather` gives, made that of its argument; linear. It is given
+        None for what has no gradient, and gives None.
       params, own: per layer, stacked; no gradient goes to `own`.
       shared: what all layers read; gradients go to those of its arrays that are differentiated.
     """
@@ -56,22 +58,19 @@ def scan_ahead(
 
 
 def _forward(steps, gather, scatter, params, x, own, shared):
-    flags = jax.tree.leaves(jax.tree.map(lambda leaf: leaf.perturbed, shared, is_leaf=is_primal))
+    flags = flags_of(params, shared)
     params, x, own, shared = jax.tree.map(
         lambda leaf: leaf.value, (params, x, own, shared), is_leaf=is_primal
     )
     x, weights, tapes = forward(steps, gather, params, x, own, shared, flags)
-    return x, (params, weights, own, shared, Flags(tuple(flags)), tapes)
+    return x, (params, weights, own, shared, flags, tapes)
 
 
 def forward(
     steps: Sequence[Step], gather: Callable[[Tree], Tree], params: Tree, x: jax.Array, own: Tree,
-    shared: Tree, flags: Sequence[bool],
+    shared: Tree, flags: Flags,
 ) -> tuple[jax.Array, Tree, Tree]:
-    """As `scan_ahead`, with the last layer's gathered weights and what `backward` needs besides.
-
-    `flags` says which arrays of `shared` are differentiated.
-    """
+    """As `scan_ahead`, with the last layer's gathered weights and what `backward` needs besides."""
     size, repetitions = len(steps), _repetitions(params, len(steps))
 
     def repetition(carry, scanned):
@@ -96,21 +95,18 @@ def _backward(steps, gather, scatter, residuals, dx):
     if isinstance(dx, SymbolicZero):
         dx = jnp.zeros(dx.shape, dx.dtype)
     gradients, dx, dlearned = backward(
-        steps, gather, scatter, params, weights, own, shared, flags.values, tapes, dx
+        steps, gather, scatter, params, weights, own, shared, flags, tapes, dx
     )
-    found = iter(dlearned)
-    dshared = jax.tree.unflatten(
-        jax.tree.structure(shared), [next(found) if flag else None for flag in flags.values]
-    )
-    return gradients, dx, None, dshared
+    dparams = with_gaps(params, gradients, flags.params)
+    return dparams, dx, None, with_gaps(shared, dlearned, flags.shared)
 
 
 def backward(
     steps: Sequence[Step], gather: Callable[[Tree], Tree], scatter: Callable[[Tree], Tree],
-    params: Tree, weights: Tree, own: Tree, shared: Tree, flags: Sequence[bool], tapes: Tree,
+    params: Tree, weights: Tree, own: Tree, shared: Tree, flags: Flags, tapes: Tree,
     dx: jax.Array,
-) -> tuple[Tree, jax.Array, list[jax.Array]]:
-    """The gradients of `params`, of `x` and of the flagged arrays of `shared`."""
+) -> tuple[list[jax.Array], jax.Array, list[jax.Array]]:
+    """The gradients of the flagged arrays of `params`, of `x` and of those of `shared`."""
     size, repetitions = len(steps), _repetitions(params, len(steps))
 
     def repetition(carry, scanned):
@@ -121,25 +117,33 @@ def backward(
             before = _layer(gather, params, index * size + place - 1)
             vjp = tapes[place].restored((weights, _at(own, place), shared))
             dweights, dx, added = vjp(dx)
-            gradients[place] = scatter(dweights)
+            scattered = scatter(with_gaps(weights, dweights, flags.params))
+            gradients[place] = jax.tree.leaves(scattered)  # None is no leaf
             dshared = jax.tree.map(jnp.add, dshared, added)
             weights = before
         return (dx, weights, dshared), jax.tree.map(lambda *g: jnp.stack(g), *gradients)
 
-    learned = flagged(shared, flags)
+    learned = flagged(shared, flags.shared)
     start = (dx, weights, jax.tree.map(jnp.zeros_like, learned))
     scanned = (jnp.arange(repetitions), _grouped(own, size), tapes)
     (dx, _, dlearned), gradients = jax.lax.scan(repetition, start, scanned, reverse=True)
     gradients = jax.tree.map(
-        lambda g, p: g.reshape(p.shape).astype(p.dtype), gradients, params
+        lambda g, p: g.reshape(p.shape).astype(p.dtype), gradients, flagged(params, flags.params)
     )
     return gradients, dx, dlearned
 
 
-def flagged(shared: Tree, flags: Sequence[bool]) -> list[jax.Array]:
-    """The arrays of `shared` that are differentiated."""
-    leaves = jax.tree.leaves(shared)
+def flagged(tree: Tree, flags: Sequence[bool]) -> list[jax.Array]:
+    """The arrays of a tree that are differentiated."""
+    leaves = jax.tree.leaves(tree)
     return [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
+
+
+def with_gaps(tree: Tree, found: Sequence[jax.Array], flags: Sequence[bool]) -> Tree:
+    """`tree` with what was found for its flagged arrays, and None for the others."""
+    rest = iter(found)
+    leaves = [next(rest) if flag else None for flag in flags]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
 scan_ahead.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -153,16 +157,25 @@ def gathered(
     return gather(params)
 
 
-def _gathered_backward(gather, scatter, dtypes, gradients):
-    return (jax.tree.map(lambda g, d: g.astype(d.dtype), scatter(gradients), dtypes),)
+def _gathered_forward(gather, scatter, params):
+    flags = flags_of(params, ())
+    params = jax.tree.map(lambda leaf: leaf.value, params, is_leaf=is_primal)
+    return gather(params), (flags, jax.tree.map(lambda p: jnp.empty(0, p.dtype), params))
 
 
-gathered.defvjp(
-    lambda gather, scatter, params: (
-        gather(params), jax.tree.map(lambda p: jnp.empty(0, p.dtype), params)
-    ),
-    _gathered_backward,
-)
+def _gathered_backward(gather, scatter, residuals, gradients):
+    flags, like = residuals
+    kept = [
+        jnp.zeros(g.shape, g.dtype) if isinstance(g, SymbolicZero) else g
+        for g in flagged(gradients, flags.params)
+    ]
+    found = jax.tree.leaves(scatter(with_gaps(like, kept, flags.params)))
+    dtypes = flagged(like, flags.params)
+    found = [g.astype(d.dtype) for g, d in zip(found, dtypes, strict=True)]
+    return (with_gaps(like, found, flags.params),)
+
+
+gathered.defvjp(_gathered_forward, _gathered_backward, symbolic_zeros=True)
 
 
 @partial(
@@ -187,27 +200,39 @@ class _Tape:
         return jax.tree.unflatten(self.structure, [leaves[at] for at in self.sources])
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["values"])
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["params", "shared"])
 @dataclasses.dataclass
 class Flags:
-    """Which arrays of `shared` are differentiated."""
+    """Which arrays are differentiated, in the order of the trees' leaves."""
 
-    values: tuple[bool, ...]
+    params: tuple[bool, ...]
+    shared: tuple[bool, ...]
+
+    @classmethod
+    def none(cls, params: Tree, shared: Tree) -> Flags:
+        """Nothing is."""
+        counts = (len(jax.tree.leaves(tree)) for tree in (params, shared))
+        return cls(*((False,) * count for count in counts))
 
 
-def _taped(
-    step: Step, x: jax.Array, known: Tree, flags: Sequence[bool]
-) -> tuple[jax.Array, _Tape]:
+def flags_of(params: Tree, shared: Tree) -> Flags:
+    """The flags of trees as a custom rule with symbolic zeros is given them."""
+    return Flags(*(
+        tuple(leaf.perturbed for leaf in jax.tree.leaves(tree, is_leaf=is_primal))
+        for tree in (params, shared)
+    ))
+
+
+def _taped(step: Step, x: jax.Array, known: Tree, flags: Flags) -> tuple[jax.Array, _Tape]:
     weights, own, shared = known
-    leaves, structure = jax.tree.flatten(shared)
-    learned = flagged(shared, flags)
 
-    def run(weights, x, learned):
-        found = iter(learned)
-        merged = [next(found) if flag else leaf for leaf, flag in zip(leaves, flags, strict=True)]
-        return step(weights, x, own, jax.tree.unflatten(structure, merged))
+    def run(trained, x, learned):
+        return step(
+            _merged(weights, trained, flags.params), x, own,
+            _merged(shared, learned, flags.shared),
+        )
 
-    y, vjp = jax.vjp(run, weights, x, learned)
+    y, vjp = jax.vjp(run, flagged(weights, flags.params), x, flagged(shared, flags.shared))
     held, form = jax.tree.flatten(vjp)
     shared_with = jax.tree.leaves(known)
     places, saved = {id(leaf): at for at, leaf in enumerate(shared_with)}, []
@@ -216,6 +241,13 @@ def _taped(
             places[id(leaf)] = len(shared_with) + len(saved)
             saved.append(leaf)
     return y, _Tape(saved, form, tuple(places[id(leaf)] for leaf in held))
+
+
+def _merged(tree: Tree, found: Sequence[jax.Array], flags: Sequence[bool]) -> Tree:
+    """`tree` with its flagged arrays replaced."""
+    rest, (leaves, structure) = iter(found), jax.tree.flatten(tree)
+    merged = [next(rest) if flag else leaf for leaf, flag in zip(leaves, flags, strict=True)]
+    return jax.tree.unflatten(structure, merged)
 
 
 def _layer(gather: Callable[[Tree], Tree], params: Tree, index: jax.Array | int) -> Tree:

@@ -80,18 +80,23 @@ class _Projections(Module):
             config.dropout,
         )
 
-    def project_query(self, x_BTD: jax.Array) -> jax.Array:
+    def project_query(self, x_BTD: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Queries [B, T, N, H]."""
-        return self._shaped(self.query, self.query_norm, x_BTD)
+        return self._shaped(self.query, self.query_norm, x_BTD, key)
 
-    def project_key_value(self, x_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def project_key_value(
+        self, x_BSD: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Keys and values, [B, S, K, H] each."""
         return (
-            self._shaped(self.key, self.key_norm, x_BSD), self._shaped(self.value, None, x_BSD)
+            self._shaped(self.key, self.key_norm, x_BSD, key),
+            self._shaped(self.value, None, x_BSD, key),
         )
 
-    def _shaped(self, linear: Linear, norm: Module | None, x: jax.Array) -> jax.Array:
-        y = linear(x)
+    def _shaped(
+        self, linear: Linear, norm: Module | None, x: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        y = linear(x, key)
         if self.config.clip:
             y = jnp.clip(y, -self.config.clip, self.config.clip)
         return y if norm is None else norm(y)
@@ -119,7 +124,7 @@ class Attention(_Projections):
         `kind` is that of the layer, local or global. With `slots`, `places` is about the cache's
         slots as keys.
         """
-        q, (k, v) = self.project_query(x_BTD), self.project_key_value(x_BTD)
+        q, (k, v) = self.project_query(x_BTD, key), self.project_key_value(x_BTD, key)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         q, k, v = (self._heads(y, n) for y, n in ((q, "query"), (k, "key"), (v, "value")))
@@ -128,7 +133,7 @@ class Attention(_Projections):
             cache = _write(slots, k, v)
             k, v = (side[slots.layer].astype(q.dtype) for side in cache)
         out = attend(q, k, v, self.pattern(self.causal, kind), places, self.compute, key)
-        return self.output(out), cache
+        return self.output(out, key), cache
 
 
 class CrossAttention(_Projections):
@@ -139,11 +144,11 @@ class CrossAttention(_Projections):
         key: jax.Array | None = None,
     ) -> jax.Array:
         """The sublayer's output [B, T, D]; keys and values as `project_key_value` gives them."""
-        q = self._heads(self.project_query(x_BTD), "query")
+        q = self._heads(self.project_query(x_BTD, key), "query")
         k, v = (y.astype(q.dtype) for y in keys_values)
         pattern = dataclasses.replace(self.pattern(False, "global"), cross=True)
         out = attend(q, k, v, pattern, places, self.compute, key)
-        return self.output(out)
+        return self.output(out, key)
 
 
 def _write(slots: CacheSlots, k_BTKH: jax.Array, v_BTKH: jax.Array) -> Cache:

@@ -101,6 +101,7 @@ class HeadConfig:
     scaled: bool = False  # hidden states times width**-0.5 before it (tied T5)
     activation: str = ""  # of the masked LM's transform; "": as the MLP's (RoBERTa: gelu, always)
     labels: int = 0  # classes of a classification head
+    label_names: tuple[str, ...] = ()  # of the classes, by their ids; (): they have none
     # Which hidden state stands for the whole text: first | last (the last that is no padding) |
     # mean | none (each token its own).
     pooling: str = "last"

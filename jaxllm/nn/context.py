@@ -38,11 +38,11 @@ class Order:
         return chunks[self._chunks()].reshape(-1)
 
     def arrange(self, rows: Any, sharding: Sharding) -> Any:
-        """Arrays [B, T] put into this order."""
+        """Arrays [B, T, …] put into this order."""
         def one(x_BT: jax.Array) -> jax.Array:
             x_BcC = x_BT.reshape(x_BT.shape[0], 2 * self.parts, -1)
             x_BT = jnp.take(x_BcC, self._chunks(), axis=1).reshape(x_BT.shape)
-            return sharding.constrain(x_BT, "batch", "sequence")
+            return sharding.constrain(x_BT, "batch", "sequence", *(None,) * (x_BT.ndim - 2))
 
         return jax.tree.map(one, rows)
 

@@ -14,11 +14,18 @@ import jax.numpy as jnp
 
 from jaxllm.core.mesh import Sharding
 from jaxllm.nn.compute import Compute
-from jaxllm.nn.module import Module, normal, parameter, zeros
+from jaxllm.nn.lora import Lora
+from jaxllm.nn.module import Module, Param, normal, parameter, zeros
+from jaxllm.nn.quantised import Quantised, project_packed
 
 
 class Linear(Module):
-    """y = x · kernel (+ bias), from the last `len(inputs)` dimensions of x to `outputs`."""
+    """y = x · kernel (+ bias), from the last `len(inputs)` dimensions of x to `outputs`.
+
+    The kernel may be packed in few bits, and it may have an adapter; then it is not trained.
+    """
+
+    lora: Lora | None = None  # of the class: nnx would not let an attribute of None become a module
 
     def __init__(
         self, key: jax.Array, compute: Compute, inputs: dict[str, int], outputs: dict[str, int],
@@ -35,25 +42,60 @@ class Linear(Module):
         )
         self.inputs, self.compute, self.axes = len(inputs), compute, (*inputs, *outputs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel[...].astype(self.compute.dtype)
-        spread = _spread(self.compute.sharding, self.axes, x.shape[: x.ndim - self.inputs])
-        y = project(self.inputs, spread, x, kernel)
+    @property
+    def plain(self) -> bool:
+        """Whether the kernel is all there is, and trains."""
+        return self.lora is None and isinstance(self.kernel, Param)
+
+    def matrix(self) -> jax.Array:
+        """The kernel in the dtype of compute, without its adapter."""
+        if isinstance(self.kernel, Quantised):
+            return self.kernel.unpacked(self.compute.dtype)
+        return self.kernel[...].astype(self.compute.dtype)
+
+    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """`key` switches on the dropout of the adapter."""
+        if isinstance(self.kernel, Quantised):
+            y = project_packed(self.kernel.packing, x, self.kernel.arrays())
+        elif self.lora is not None:
+            y = _contract(x, self.matrix(), range(x.ndim - self.inputs, x.ndim), range(self.inputs))
+        else:
+            y = self._project(x, self.matrix(), self.axes, self.inputs)
+        if self.lora is not None:
+            y = self._adapted(self.lora, x, y, key)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+    def _adapted(self, lora: Lora, x: jax.Array, y: jax.Array, key: jax.Array | None) -> jax.Array:
+        if key is not None:
+            x = dropout(x, lora.dropout, jax.random.fold_in(key, lora.place))
+        a, b = (factor.kernel[...].astype(self.compute.dtype) for factor in (lora.a, lora.b))
+        into = self._project(x, a, (*self.axes[: self.inputs], None), self.inputs)
+        y = y + lora.scale * self._project(into, b, (None, *self.axes[self.inputs :]), 1)
+        if lora.magnitude is not None:
+            y = y * lora.lengths(self.matrix()).astype(y.dtype)
+        return y
+
+    def _project(
+        self, x: jax.Array, kernel: jax.Array, axes: tuple[str | None, ...], inputs: int
+    ) -> jax.Array:
+        spread = _spread(self.compute.sharding, axes, x.shape[: x.ndim - inputs])
+        return project(inputs, spread, x, kernel)
 
 
 class Spread(NamedTuple):
     """Over which devices tokens are cut, and a parameter with its gradient."""
 
     sharding: Sharding
-    axes: tuple[str, ...]  # of the parameter
+    axes: tuple[str | None, ...]  # of the parameter
 
 
 TOKENS = ("batch", "sequence")
 LOOKUP_BYTES = 2**28  # of the float32 gradient of a table, before the devices' are added up
 
 
-def _spread(sharding: Sharding, axes: tuple[str, ...], leading: tuple[int, ...]) -> Spread | None:
+def _spread(
+    sharding: Sharding, axes: tuple[str | None, ...], leading: tuple[int, ...]
+) -> Spread | None:
     """How FSDP cuts a parameter's gradient from tokens of this shape; None: not, or not evenly."""
     if sharding.parts("embed") == 1 or len(leading) != len(TOKENS):
         return None

@@ -52,23 +52,23 @@ class Mlp(Module):
         self.width, self.bias = config.width, config.bias
 
     def __call__(self, x_BTD: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """The sublayer's output [B, T, D]; `key` switches on dropout of the hidden units."""
+        """The sublayer's output [B, T, D]; `key` switches on dropout."""
         chunks = self._chunks(x_BTD, drops=key is not None and self.dropout > 0)
         if chunks > 1:
             plan = _Plan(self.compute.sharding, self.activation, chunks)
             kernels = (
-                None if layer is None else layer.kernel[...].astype(self.compute.dtype)
+                None if layer is None else layer.matrix()
                 for layer in (self.gate, self.up, self.down)
             )
             return _chunked(plan, x_BTD, *kernels)
         activate = ACTIVATIONS[self.activation]
-        up = checkpoint_name(self.up(x_BTD), "mlp_up")
+        up = checkpoint_name(self.up(x_BTD, key), "mlp_up")
         if self.gate is None:
             hidden = activate(up)
         else:
-            hidden = activate(checkpoint_name(self.gate(x_BTD), "mlp_gate")) * up
+            hidden = activate(checkpoint_name(self.gate(x_BTD, key), "mlp_gate")) * up
         hidden = self.compute.constrain(hidden, "batch", "sequence", "act_mlp")
-        return self.down(dropout(hidden, self.dropout, key))
+        return self.down(dropout(hidden, self.dropout, key), key)
 
     def _chunks(self, x_BTD: jax.Array, drops: bool) -> int:
         """Into how many chunks the backward pass cuts a device's tokens; 1: not at all."""
@@ -78,7 +78,8 @@ class Mlp(Module):
             n % sharding.parts(axis)
             for n, axis in zip(x_BTD.shape, ("batch", "sequence"), strict=False)
         )
-        if self.bias or drops or uneven or compute.saves("mlp_up"):
+        plain = all(layer.plain for layer in (self.gate, self.up, self.down) if layer is not None)
+        if self.bias or drops or uneven or not plain or compute.saves("mlp_up"):
             return 1
         units = self.width // sharding.parts("act_mlp")
         wanted = -(-tokens // compute.mlp_tokens(units))

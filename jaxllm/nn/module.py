@@ -11,7 +11,7 @@ Each parameter carries its logical axes, one name per dimension; `Stack` prepend
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ Structure = nnx.GraphDef
 
 
 class Param(nnx.Variable):
-    """A trained array; metadata `axes` and `inputs` describe its dimensions."""
+    """A parameter; metadata `axes` and `inputs` describe its dimensions, see ParamSpec."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ class ParamSpec:
     dtype: Any
     axes: tuple[str | None, ...]
     inputs: int
+    trained: bool = True  # False: an adapter's base
 
 
 def normal(stddev: float) -> Callable:
@@ -82,6 +83,21 @@ def bind(structure: Structure, params: Params) -> Any:
     return nnx.merge(structure, params)
 
 
+def submodules(module: Module, path: str = "") -> Iterator[tuple[str, Module]]:
+    """Every module below this one, by the dotted path of its parameters."""
+    for name, child in vars(module).items():
+        if isinstance(child, Module):
+            yield f"{path}{name}", child
+            yield from submodules(child, f"{path}{name}.")
+
+
+def own_params(module: Module) -> Iterator[tuple[str, Param]]:
+    """The parameters of a module itself, by name."""
+    for name, child in vars(module).items():
+        if isinstance(child, Param):
+            yield name, child
+
+
 def abstract(make: Callable[[jax.Array], Module]) -> tuple[Structure, Params]:
     """Structure and ParamSpec tree of `make(key)`, without computing anything."""
     module = nnx.eval_shape(make, jax.random.key(0))
@@ -92,7 +108,9 @@ def abstract(make: Callable[[jax.Array], Module]) -> tuple[Structure, Params]:
         node = specs
         for name in path[:-1]:
             node = node.setdefault(name, {})
-        node[path[-1]] = ParamSpec(value.shape, value.dtype, meta["axes"], meta["inputs"])
+        node[path[-1]] = ParamSpec(
+            value.shape, value.dtype, meta["axes"], meta["inputs"], meta.get("trained", True)
+        )
     return structure, specs
 
 
@@ -197,7 +215,10 @@ class Stack(Module):
             return _map_axes(compute.whole, params, axes)
 
         def scatter(gradients: Params) -> Params:
-            return _map_axes(lambda g, axes, _: compute.constrain(g, *axes), gradients, axes)
+            return _map_axes(
+                lambda g, axes, _: None if g is None else compute.constrain(g, *axes),
+                gradients, axes,
+            )
 
         def step(place: int):
             return compute.checkpoint(

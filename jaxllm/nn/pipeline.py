@@ -90,7 +90,7 @@ def pipelined(plan: Plan, params: Tree, x_BTD: jax.Array, own: Tree, shared: Tre
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _ticks(plan, cut_up, params, io_SQbTD, own, shared):
     """The microbatches after all layers, in their places."""
-    flags = [False] * len(cut_up)
+    flags = ahead.Flags.none(params, shared)
     return _forward_ticks(plan, cut_up, params, io_SQbTD, own, shared, flags)[0]
 
 
@@ -113,14 +113,12 @@ def _forward_ticks(plan, cut_up, params, io, own, shared, flags):
 
 
 def _forward(plan, cut_up, params, io, own, shared):
-    flags = jax.tree.leaves(
-        jax.tree.map(lambda leaf: leaf.perturbed, shared, is_leaf=ahead.is_primal)
-    )
+    flags = ahead.flags_of(params, shared)
     params, io, own, shared = jax.tree.map(
         lambda leaf: leaf.value, (params, io, own, shared), is_leaf=ahead.is_primal
     )
     out, tapes = _forward_ticks(plan, cut_up, params, io, own, shared, flags)
-    return out, (params, own, shared, ahead.Flags(tuple(flags)), tapes)
+    return out, (params, own, shared, flags, tapes)
 
 
 def _backward(plan, cut_up, residuals, dio):
@@ -128,15 +126,15 @@ def _backward(plan, cut_up, residuals, dio):
     if isinstance(dio, SymbolicZero):
         dio = jnp.zeros(dio.shape, dio.dtype)
     like = jax.ShapeDtypeStruct((plan.stages, *dio.shape[2:]), dio.dtype)
-    learned = ahead.flagged(shared, flags.values)
-    cut_learned = [c for c, flag in zip(cut_up, flags.values, strict=True) if flag]
+    trained = ahead.flagged(params, flags.params)
+    learned = ahead.flagged(shared, flags.shared)
+    cut_learned = [c for c, flag in zip(cut_up, flags.shared, strict=True) if flag]
 
     def one(params, dy, own, repeat, micro, tapes, gradients):
         mine, keys, known = _of_stage(cut_up, params, own, shared, repeat, micro)
         weights = plan.gather(jax.tree.map(lambda p: p[-1], mine))
         found, dx, dlearned = ahead.backward(
-            plan.steps, plan.gather, plan.scatter, mine, weights, keys, known, flags.values, tapes,
-            dy,
+            plan.steps, plan.gather, plan.scatter, mine, weights, keys, known, flags, tapes, dy,
         )
         gradients = jax.tree.map(lambda sum, g: sum.at[repeat].add(g), gradients, found)
         return dx, gradients, dlearned
@@ -156,14 +154,11 @@ def _backward(plan, cut_up, residuals, dio):
 
     dio = _transposed(partial(_aligned, plan), dio, dio)[0]
     zeros = partial(jax.tree.map, jnp.zeros_like)
-    start = (dio, jnp.zeros(like.shape, like.dtype), zeros(params), zeros(learned))
+    start = (dio, jnp.zeros(like.shape, like.dtype), zeros(trained), zeros(learned))
     scanned = (jnp.arange(plan.ticks), tapes)
     (dio, _, gradients, dlearned), _ = jax.lax.scan(body, start, scanned, reverse=True)
-    found = iter(dlearned)
-    dshared = jax.tree.unflatten(
-        jax.tree.structure(shared), [next(found) if flag else None for flag in flags.values]
-    )
-    return gradients, dio, None, dshared
+    dparams = ahead.with_gaps(params, gradients, flags.params)
+    return dparams, dio, None, ahead.with_gaps(shared, dlearned, flags.shared)
 
 
 _ticks.defvjp(_forward, _backward, symbolic_zeros=True)

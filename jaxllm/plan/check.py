@@ -18,6 +18,7 @@ from typing import Any
 from jaxllm.core.errors import UserError
 from jaxllm.core.paths import path
 from jaxllm.data.manifest import FILE
+from jaxllm.data.objectives import trains_on_rows
 from jaxllm.plan.compile import Compiled, compile_for, devices_of, save_for
 from jaxllm.plan.memory import memory, optimizer_bytes
 from jaxllm.plan.plan import with_known_vocabulary
@@ -103,7 +104,7 @@ def check(
     found.look("mesh", mesh)
     for name, source in config.data.mixture.items():
         found.look(f"data {name}", lambda source=source: _data(config, source.path))
-    if config.data.mixture and all(_is_here(s.path) for s in config.data.mixture.values()):
+    if config.data.mixture and all(_is_here(config, s.path) for s in config.data.mixture.values()):
         found.look("tokenizer, objective", lambda: _training_data(config))
     found.look("checkpoints", lambda: _checkpoints(config, work, where, workdir))
     if found.passed:
@@ -132,16 +133,21 @@ def _hosts(work: Workload, where: Slice) -> str:
     return f"{work.rows / where.hosts:g} rows a host"
 
 
-def _is_here(folder: str) -> bool:
-    return bool(folder) and (path(folder) / FILE).exists()
+def _is_here(config: Config, folder: str) -> bool:
+    """Whether a source can be looked at: prepared data, or rows where the objective reads such."""
+    if not folder or (path(folder) / FILE).exists():
+        return bool(folder)
+    return trains_on_rows(config.data.objective) and path(folder).exists()
 
 
 def _data(config: Config, folder: str) -> str:
     """A source's manifest: there, of the tokenizer that is expected, long enough."""
     from jaxllm.data.manifest import read_manifest
 
-    if not _is_here(folder):
+    if not _is_here(config, folder):
         return f"{folder} is not on this machine: not looked at"
+    if not (path(folder) / FILE).exists():
+        return "rows, which are looked at with the tokenizer"
     manifest = read_manifest(folder)
     size = manifest.tokenizer.vocab_size
     if size > config.model.vocab_size:
@@ -160,14 +166,17 @@ def _data(config: Config, folder: str) -> str:
 def _training_data(config: Config) -> str:
     from jaxllm.data import tokenizers
     from jaxllm.data.loader import TrainingData
+    from jaxllm.train.origin import tokenizer_folder
 
-    data = TrainingData(config.data, config.seed, config.model.decoder_start_id)
+    data = TrainingData(
+        config.data, config.seed, config.model.decoder_start_id, tokenizer_folder(config)
+    )
     if config.tokenizer.path and tokenizers.load(config.tokenizer.path).hash != data.tokenizer_hash:
         raise UserError(
             f"tokenizer.path={config.tokenizer.path!r} is another tokenizer than that of the data. "
             f"Prepare the data with --config.tokenizer.path={config.tokenizer.path}."
         )
-    return f"agree; fingerprint of the data {data.fingerprint[:12]}"
+    return "; ".join(["agree", *data.remarks, f"fingerprint of the data {data.fingerprint[:12]}"])
 
 
 def _checkpoints(config: Config, work: Workload, where: Slice, workdir: str) -> str:

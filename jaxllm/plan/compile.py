@@ -171,7 +171,8 @@ def _step_of(
         config, config.model, sharding, lengths, found.scored, hbm(where), say, host_room(where)
     )
     setup = program.setup_of(config, config.model, sharding)
-    batch = batch_shapes(program.example_batch(data, lengths), sharding, data.global_batch_size)
+    example = program.example_batch(data, lengths, config.tune.distillation.cache)
+    batch = batch_shapes(example, sharding, data.global_batch_size)
     return config, setup, program.loss_options(config, config.model, found.scored), batch
 
 

@@ -50,6 +50,7 @@ def write_report(run_directories: Sequence[str], output: str | None = None) -> s
         plans=planned,
         summary=tables.summary(runs) if runs else [],
         charts=charts,
+        forgetting=tables.forgetting(runs),
         evaluations=tables.evaluations(runs),
         samples=tables.samples(runs),
         prepared=prepared,

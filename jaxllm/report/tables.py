@@ -11,6 +11,7 @@ import numpy as np
 from jaxllm.core.display import duration, short
 from jaxllm.report.curves import smoothing_window
 from jaxllm.report.run import Run
+from jaxllm.train.forgetting import rows as losses_before_and_after
 
 NONE = "–"
 SAMPLE_STEPS = 8  # of each prompt and run: the first, the last and some between
@@ -79,6 +80,29 @@ def summary(runs: Sequence[Run]) -> list[Row]:
         _row(runs, "time", lambda run: _time(sum(run.seconds().values()))),
     ]
     return [row for row in rows if set(row.values) != {NONE}]
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """A set's loss before and after a run, and how it went between."""
+
+    run: str
+    data: str
+    base: str
+    tuned: str
+    change: str
+    worse: bool
+
+
+def forgetting(runs: Sequence[Run]) -> list[Forgetting]:
+    """The losses of every run that was measured before its first step too."""
+    return [
+        Forgetting(run.name, name, f"{base:.4f}", f"{tuned:.4f}", f"{change:+.4f}", change > 0)
+        for run in runs
+        for name, base, tuned, change in losses_before_and_after(
+            [record for records in run.splits.values() for record in records]
+        )
+    ]
 
 
 def evaluations(runs: Sequence[Run]) -> list[Row]:

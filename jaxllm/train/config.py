@@ -14,6 +14,7 @@ from jaxllm.data.config import DataConfig
 from jaxllm.data.objectives import check_architecture
 from jaxllm.models.config import LANGUAGE_HEADS, ModelConfig, model_section, resolve_model
 from jaxllm.models.hf.family import family
+from jaxllm.train.tune import TuneConfig, check_tune, with_replay
 
 # What train.remat="auto", `jaxllm plan` and `jaxllm check` go by.
 HEADROOM = 0.05  # of a device's memory, that stays free
@@ -55,6 +56,7 @@ class TrainConfig:
     """The step, its memory and its reporting."""
 
     steps: int = 1000
+    epochs: float = 0.0  # passes over the data, which then decide the steps; 0: `steps` does
     grad_accumulation: int = 1  # microbatches per step
     init_from: str = ""  # model whose parameters to start from, as --model names it
     # auto | none | dots | one of full, attention, kv, projections, mlp, which may end in
@@ -80,6 +82,7 @@ class EvalConfig:
 
     batch_size: int = 0  # rows per evaluation step; 0: the training batch
     batches: int = 0  # of the validation split; 0: all of it
+    evaluators: tuple[str, ...] = ()  # files of evals/evaluators: classification, entity_f1, …
     prompts: tuple[str, ...] = ()  # continued at every evaluation, to look at
     sample_tokens: int = 100
 
@@ -105,6 +108,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
@@ -143,6 +147,40 @@ def on_slice(config: ConfigDict, variant: str, slices: dict[str, dict[str, Any]]
     config.update_from_flattened_dict(chosen)
 
 
+def finetune(
+    config: ConfigDict, base: str, rows: dict[str, str], *, objective: str, length: int,
+    batch: int, rate: float, steps: int,
+) -> None:
+    """What recipes of fine-tuning share: a base, rows by name, TRL's optimizer settings."""
+    config.train.init_from = base
+    config.data.mixture = {name: {"path": path} for name, path in rows.items()}
+    config.data.update(objective=objective, sequence_length=length, global_batch_size=batch)
+    config.optimizer.update(
+        learning_rate=rate, schedule="linear", final_fraction=0.0, weight_decay=0.0, b2=0.999,
+        warmup_steps=steps // 30,
+    )
+    config.train.update(steps=steps, remat="attention", eval_every=max(steps // 10, 1))
+    config.checkpoint.every = max(steps // 10, 1)
+
+
+def shrink_tuning(config: ConfigDict, base: str, rows: dict[str, str]) -> None:
+    """Makes a recipe of fine-tuning one of seconds on a CPU, on the bundled rows: `debug`.
+
+    The base is the debug run of a recipe from scratch:
+      jaxllm train --config=configs/BASE.py:debug --workdir=runs/debug/BASE
+    """
+    config.train.init_from = f"runs/debug/{base}"
+    config.data.mixture = {
+        name: {"path": f"sample:rows/{path}"} for name, path in rows.items()
+    }
+    config.data.update(sequence_length=64, global_batch_size=8, truncate=True)
+    config.mesh = to_config_dict(MeshConfig())
+    config.train.update(steps=20, grad_accumulation=1, remat="none", log_every=5, eval_every=10)
+    config.optimizer.warmup_steps = 2
+    config.checkpoint.every = 10
+    config.eval.batches = 2
+
+
 def shrink(config: ConfigDict, preset: str) -> None:
     """Makes a recipe one of seconds on a CPU, on the bundled text: what variant `debug` is.
 
@@ -172,15 +210,21 @@ def resolve_config(values: ConfigDict, base_model: ModelConfig | None = None) ->
     sections = {name: values[name] for name in values if name != "model"}
     config = resolve(Config, sections)
     model = resolve_model(values.model, base_model)
-    used = {name: s for name, s in config.data.mixture.items() if s.weight != 0}
+    mixture = with_replay(config.data.mixture, config.tune.replay)
+    used = {name: s for name, s in mixture.items() if s.weight != 0}
     if config.data.mixture and not used:
         raise UserError(
             f"data.mixture: every source ({', '.join(config.data.mixture)}) has weight 0, which "
             "leaves it out. Give one of them a positive weight."
         )
-    data = dataclasses.replace(config.data, mixture=used)
+    labels = config.data.labels
+    if config.data.objective in HEADS:  # a model that knows its classes keeps their order
+        labels = labels or model.head.label_names
+    data = dataclasses.replace(config.data, mixture=used, labels=labels)
+    model = dataclasses.replace(_with_head(model, data.objective), adapter=config.tune.adapter())
     config = dataclasses.replace(config, model=model, data=data)
     _check(config)
+    check_tune(config.tune, config.train.init_from)
     if base_model:
         _check_base(config, base_model)
     if base_model or not config.train.init_from:  # else the model is not known yet
@@ -193,7 +237,7 @@ RANGES = {
     "optimizer.max_grad_norm": "[0, inf)", "optimizer.eps": "(0, inf)",
     "optimizer.b1": "[0, 1)", "optimizer.b2": "[0, 1)", "optimizer.momentum": "[0, 1)",
     "optimizer.final_fraction": "[0, 1]", "optimizer.decay_fraction": "(0, 1]",
-    "train.z_loss": "[0, inf)", "train.label_smoothing": "[0, 1)",
+    "train.epochs": "[0, inf)", "train.z_loss": "[0, inf)", "train.label_smoothing": "[0, 1)",
 }
 
 
@@ -222,9 +266,34 @@ def _check(config: Config) -> None:
     check_ranges(config, "", RANGES)
 
 
+# The heads that an objective trains; the others train those that predict tokens.
+HEADS = {
+    "masked": LANGUAGE_HEADS, "classification": ("sequence_classification",),
+    "token_classification": ("token_classification",),
+}
+
+
+def _with_head(model: ModelConfig, objective: str) -> ModelConfig:
+    """The model with the head that its family has for a classification, if that is the objective.
+
+    How many classes there are is the data's to say, unless the model has such a head already.
+    """
+    (kind, *others) = HEADS.get(objective, LANGUAGE_HEADS)
+    if others or model.head.kind == kind:
+        return model
+    found = [h for h in family(model.family).architectures.values() if h.kind == kind]
+    if not found:
+        raise UserError(
+            f"data.objective={objective!r} needs a head of model.head.kind={kind!r}, which the "
+            f"family {model.family!r} has not. Use a model of another family, such as bert."
+        )
+    head = dataclasses.replace(found[0], labels=0, dropout=model.head.dropout or model.dropout)
+    return dataclasses.replace(model, head=head)
+
+
 def _check_base(config: Config, base: ModelConfig) -> None:
     """Refuses a model without a head that predicts tokens: there are no weights to go on from."""
-    if base.head.kind in LANGUAGE_HEADS:
+    if base.head.kind in (*LANGUAGE_HEADS, *HEADS.get(config.data.objective, ())):
         return
     classes = family(base.family).architectures
     able = [name for name, head in classes.items() if head.kind in LANGUAGE_HEADS]
@@ -253,8 +322,8 @@ def _check_model(config: Config) -> None:
             "that head fills in masked tokens. Set model.head.kind='lm', or "
             "data.objective='masked' with an encoder."
         )
-    if model.head.kind not in LANGUAGE_HEADS:
+    if model.head.kind not in (able := HEADS.get(objective, LANGUAGE_HEADS)):
         raise UserError(
             f"model.head.kind={model.head.kind!r} cannot learn from data.objective={objective!r}: "
-            f"use one of {', '.join(LANGUAGE_HEADS)}."
+            f"use {' or '.join(able)}."
         )

@@ -29,7 +29,7 @@ def place(batch: Batch, sharding: Sharding, rows: np.ndarray, batch_size: int) -
             wanted = range(*index[0].indices(batch_size))
             return local[[position[row] for row in wanted]][:, index[1]]
 
-        return jax.make_array_from_callback((batch_size, local.shape[1]), named, part)
+        return jax.make_array_from_callback((batch_size, *local.shape[1:]), named, part)
 
     return jax.tree.map(globally, batch)
 

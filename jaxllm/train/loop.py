@@ -6,12 +6,11 @@ import contextlib
 import dataclasses
 import json
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
-import numpy as np
 
 import jaxllm
 from jaxllm.core import devices, watch
@@ -25,50 +24,51 @@ from jaxllm.core.paths import atomic_write_text
 from jaxllm.core.rundir import MetricsWriter, Record, RunDirectory, read_metrics
 from jaxllm.data import tokenizers
 from jaxllm.data.batch import Batch
-from jaxllm.data.loader import TrainingData, ValidationData
-from jaxllm.models.config import ModelConfig
+from jaxllm.data.loader import TrainingData
 from jaxllm.models.flops import train_flops_per_row
-from jaxllm.models.load import Model
 from jaxllm.models.parameters import param_count
 from jaxllm.train.compiled import load_or_compile, read
 from jaxllm.train.config import Config
-from jaxllm.train.evaluate import validation_record
+from jaxllm.train.distill.cache import teacher_cache
+from jaxllm.train.distill.loss import load_teacher
+from jaxllm.train.evaluation import Evaluation, MakeEvaluators
 from jaxllm.train.feed import batch_shapes, local_rows, place
 from jaxllm.train.interrupt import Interrupt
 from jaxllm.train.nonfinite import explain, keep_batch
 from jaxllm.train.origin import (
+    base_of,
     changed_fields,
     check_fits,
     initial_params,
+    tokenizer_folder,
     warn_unexportable,
+    with_labels,
+    with_steps,
     with_vocabulary,
 )
-from jaxllm.train.program import compile_step, loss_options, room_of, setup_of, with_remat
+from jaxllm.train.program import (
+    abstract_state,
+    compile_step,
+    loss_options,
+    room_of,
+    setup_of,
+    with_remat,
+)
 from jaxllm.train.recorder import Clock, NonFinite, Recorder
 from jaxllm.train.state import TrainState, init_state
-from jaxllm.train.step import jit_eval_step, step_key
-
-
-class Evaluator(Protocol):
-    """What is measured at every evaluation besides the validation loss."""
-
-    def check(self, config: ModelConfig, tokenizer: tokenizers.Tokenizer) -> None:
-        """Raises UserError before training starts for what could not work after it."""
-
-    def __call__(self, model: Model, tokenizer: tokenizers.Tokenizer) -> Iterable[Record]:
-        """Records with "split" and values; "step" is added to them."""
+from jaxllm.train.step import step_key
 
 
 def train(
     config: Config, difference: dict[str, Any], workdir: str, display: Display,
-    evaluators: Sequence[Evaluator] = (), compiled: str = "",
+    evaluators: MakeEvaluators = lambda splits: (), compiled: str = "",
 ) -> list[Record]:
     """Trains into `workdir`, from its newest checkpoint if it has one; gives the last metrics.
 
     Args:
       config: the resolved configuration.
       difference: the same as a difference from the defaults, for people to read.
-      evaluators: called at every evaluation, besides the validation loss.
+      evaluators: makes what is called at every evaluation, besides the validation loss.
       compiled: folder of `jaxllm check --save-compiled` to load the step from; "": compiles it.
 
     Raises:
@@ -103,10 +103,9 @@ class Run:
 
     def __init__(
         self, config: Config, difference: dict[str, Any], workdir: str, display: Display,
-        evaluators: Sequence[Evaluator], compiled: str,
+        evaluators: MakeEvaluators, compiled: str,
     ):
         self.config, self.difference, self.display = config, difference, display
-        self.evaluators = evaluators
         self.stored = read(compiled) if compiled else None
         self.clock = Clock()
         self.sharding = make_sharding(config.mesh)
@@ -115,28 +114,30 @@ class Run:
             self.sharding, self.batch_size, "--config.data.global_batch_size",
             config.train.grad_accumulation,
         )
-        eval_size = config.eval.batch_size or self.batch_size
-        check_batch(self.sharding, eval_size, "--config.eval.batch_size")
         self.rows = local_rows(self.sharding, self.batch_size)
         start_id = config.model.decoder_start_id
-        self.data = TrainingData(config.data, config.seed, start_id)
+        self.data = TrainingData(config.data, config.seed, start_id, tokenizer_folder(config))
+        for remark in self.data.remarks:
+            display.message(remark)
+        config = with_steps(config, self.data)
+        self.teacher = teacher_cache(config, self.data)
         check_length(self.sharding, self.data.lengths)
         self.tokenizer = _tokenizer(config, self.data)
         for length, name in zip(self.data.lengths, ROWS, strict=True):
             config.model.check_length(length, name)
+        model = with_labels(config.model, self.data.labels)
+        config = dataclasses.replace(config, model=model)
         model = with_vocabulary(config, self.tokenizer)
         config = self.config = with_remat(
             config, model, self.sharding, self.data.lengths, self.data.targets_per_row,
             room_of(jax.local_devices()[0]), display.message,
         )
         self.setup = setup_of(config, model, self.sharding)
-        for evaluator in evaluators:
-            evaluator.check(self.setup.model, self.tokenizer)
+        self.base = base_of(self.setup, config)
         self.options = loss_options(config, self.setup.model, self.data.targets_per_row)
-        self.validation = {
-            name: ValidationData(source.path, config.data, start_id)
-            for name, source in config.data.mixture.items()
-        }
+        self.evaluation = Evaluation(
+            config, self.setup, self.options, self.data, evaluators, display
+        )
         # Written last: a mistake above leaves no folder behind.
         self.directory = RunDirectory(workdir)
         self.lock: Lock | None = None
@@ -148,6 +149,7 @@ class Run:
             self.directory.checkpoints,
             keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best,
         )
+        self.keeps_best = config.tune.guard.action == "restore" and bool(config.tune.guard.data)
         self.writer: MetricsWriter | None = None
         self.last: dict[str, Record] = {}
 
@@ -170,6 +172,15 @@ class Run:
             )
             return _last_records(self.directory)
         self._save_description()
+        self.evaluation.resume(
+            [r for r in read_metrics(self.directory.metrics) if r["step"] <= start]
+        )
+        if self.evaluation.guard.stops:
+            self.display.message(
+                f"{self.directory.root} was stopped at step {start:,} by tune.guard.action='stop'. "
+                "Raise tune.guard.tolerance to go on."
+            )
+            return _last_records(self.directory)
         self.writer = MetricsWriter(self.directory, start, writes=jax.process_index() == 0)
         self.display.start("training", steps, start)
         recorder = Recorder(
@@ -180,8 +191,10 @@ class Run:
             ),
         )
         batches = self.data.iterate(start, self.rows)
+        if self.teacher:
+            batches = self.teacher.attached(batches, start, self.batch_size, self.rows)
         step_fn = self._compile(state)
-        if self._owes_evaluation(start):
+        if self.evaluation.owed(start):
             self._evaluate(state, start)
         try:
             self._loop(state, start, step_fn, batches, recorder, interrupt)
@@ -213,8 +226,9 @@ class Run:
             self.state = state  # for the report of a non-finite step
             recorder.push(step, metrics)
             stop = interrupt.requested(step) and step < steps
-            evaluates = step == steps or _due(step, config.train.eval_every)
-            saves = stop or step == steps or _due(step, config.checkpoint.every)
+            evaluates = self.evaluation.due(step)
+            saves = stop or step == steps or step % (config.checkpoint.every or steps) == 0
+            saves = saves or (evaluates and self.keeps_best)
             if not (evaluates or saves):
                 continue
             recorder.flush()
@@ -232,97 +246,97 @@ class Run:
                 except BaseException:  # what was trained must outlive what measures it
                     self._save(step, state, recorder.tokens, None)
                     raise
-            if saves:
+            if step == steps and self.evaluation.guard.restores:
+                state = self._best(state, step)
+            if saves or self.evaluation.guard.stops:
                 self._save(step, state, recorder.tokens, loss)
+            if self.evaluation.guard.stops:
+                self.display.message(f"stopped at step {step:,}: tune.guard.action='stop'")
+                return
             recorder.restart_window(step)
+
+    def _best(self, state: TrainState, step: int) -> TrainState:
+        """The best state of which the guard had nothing to say, to end with."""
+        best = self.evaluation.guard.best_step()
+        if best is None:
+            self.display.warn("no evaluation was within tune.guard.tolerance: nothing is restored")
+            return state
+        with self.display.phase("checkpoint"):
+            self.checkpoints.wait()
+            kept = self.checkpoints.restore(best, abstract_state(self.setup).saved())
+        self.display.message(f"step {step:,} ends with the parameters of step {best:,}")
+        restored = state._replace(**{**kept, "step": state.step})
+        self._evaluate(restored, step)
+        return restored
 
     def _start(self) -> tuple[TrainState, int]:
         """The state to go on from and the tokens trained on before it."""
-        target = jax.tree.map(
-            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
-            self.setup.shapes, self.setup.shardings,
-        )
         with self.clock.phase("checkpoint"), self.display.phase("checkpoint"):
             found = self.checkpoints.restore_newest(
-                target._asdict(), self.display.warn,
+                abstract_state(self.setup).saved(), self.display.warn,
                 partial(check_fits, self.setup, self.config, self.data, self.directory),
             )
         if found:
-            state, meta = TrainState(**found[0]), found[1]
+            kept, meta = found
+            state = TrainState(**kept, frozen={}, reference={})
             if meta["step"] >= self.config.train.steps:  # nothing is resumed
                 return state, meta["tokens"]
+            shapes = self.setup.shapes
+            if shapes.frozen or shapes.reference or shapes.teacher:
+                state = state.with_constant(self._fresh())
             self.display.message(f"resuming {self.directory.root} at step {meta['step']:,}")
             for change in changed_fields(meta["difference"], self.difference):
                 self.display.message(f"  changed since then: {change}")
             return state, meta["tokens"]
+        return self._fresh(), 0
+
+    def _fresh(self) -> TrainState:
+        """The state before the first step."""
         params = None
         if self.config.train.init_from:
             params = initial_params(
-                self.config.train.init_from, self.setup, self.tokenizer.hash, self.display
+                self.config.train.init_from, self.setup, self.tokenizer.hash, self.config.seed,
+                self.display,
             )
+        teacher = self.config.tune.distillation.teacher
         with self.clock.phase("compile"), self.display.phase("compiling"):
-            return init_state(self.setup, self.config.seed, params), 0
+            state = init_state(self.setup, self.config.seed, params)
+        if not teacher:
+            return state
+        return state._replace(teacher=load_teacher(
+            teacher, self.setup.compute, self.tokenizer.hash, self.display.warn
+        ))
 
     def _save(self, step: int, state: TrainState, tokens: int, loss: float | None) -> None:
         meta = {
             "model": to_dict(self.setup.model), "optimizer": self.config.optimizer.name,
             "data": self.data.fingerprint, "tokenizer": self.tokenizer.hash, "tokens": tokens,
-            "difference": self.difference,
+            "difference": self.difference, "base": self.base,
         }
         with self.clock.phase("checkpoint"), self.display.phase("checkpoint"):
-            self.checkpoints.save(step, state._asdict(), meta, loss)
+            self.checkpoints.save(step, state.saved(), meta, loss)
             if self.config.optimizer.placement == "host":
                 # Orbax copies what lies on devices and writes this from where it is. The next step
                 # reuses that memory, which XLA refuses while it is read (on a CPU it copies).
                 self.checkpoints.wait()
 
     def _compile(self, state: TrainState) -> Callable:
-        shapes = batch_shapes(
-            self.data.batch_rows(0, self.rows[:1]), self.sharding, self.batch_size
-        )
+        batch = self.data.batch_rows(0, self.rows[:1])
+        if self.teacher:
+            batch = self.teacher.attach(batch, 0, self.batch_size, self.rows[:1])
+        shapes = batch_shapes(batch, self.sharding, self.batch_size)
         with self.clock.phase("compile"), self.display.phase("compiling"):
             compiled = load_or_compile(
                 self.stored, self.config, self.setup, self.options, shapes, self.display.message
             ) if self.stored else compile_step(
                 self.config, self.setup, self.options, state, shapes
             )
-        self.eval_step = jit_eval_step(self.setup, self.options)
         return compiled
 
     def _evaluate(self, state: TrainState, step: int) -> float | None:
-        """Writes the validation loss and what the evaluators say; gives the mean loss."""
-        size = self.config.eval.batch_size or self.batch_size
-        losses = []
+        """Writes what is measured; gives the mean validation loss, see Evaluation."""
         with self.clock.phase("evaluation"), self.display.phase("evaluation"):
-            for name, data in self.validation.items():
-                split = "validation" if len(self.validation) == 1 else f"validation/{name}"
-                record = validation_record(
-                    self.eval_step, state.params,
-                    data.batches(size, self.config.eval.batches, local_rows(self.sharding, size)),
-                    self.sharding, step=step, split=split, batch_size=size,
-                    bytes_per_token=data.bytes_per_token,
-                )
-                self._record(record)
-                losses.append(record["loss"])
-                if record["loss"] is None:
-                    self.display.warn(f"step {step:,}: the {split} loss is not finite")
-                else:
-                    self.display.message(f"step {step:,}: {split} loss {record['loss']:.4f}")
-            model = Model(
-                self.setup.model, self.setup.compute, self.setup.structure, state.params, step
-            )
-            for evaluator in self.evaluators:
-                for record in evaluator(model, self.tokenizer):
-                    self._record({"step": step, **record})
-        return float(np.mean(losses)) if losses and None not in losses else None
-
-    def _owes_evaluation(self, step: int) -> bool:
-        """Whether the run was stopped before an evaluation that was due at this step."""
-        done = any(
-            r["step"] == step and r["split"].startswith("validation")
-            for r in read_metrics(self.directory.metrics)
-        )
-        return step > 0 and _due(step, self.config.train.eval_every) and not done
+            return self.evaluation(state, step, self._record)
 
     def _record(self, record: Record) -> None:
         self.last[record["split"]] = record
@@ -336,7 +350,7 @@ class Run:
         kept = keep_batch(self.directory, step, local)
         with self.display.phase("looking for the first bad layer"):
             where = explain(
-                self.setup, self.options, self.state.params, batch, key,
+                self.setup, self.options, self.state, batch, key,
                 self.config.train.grad_accumulation,
             )
         raise UserError(
@@ -385,10 +399,6 @@ def _tokenizer(config: Config, data: TrainingData) -> tokenizers.Tokenizer:
                 f"--config.tokenizer.path={config.tokenizer.path}."
             )
     return tokenizer
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
 
 
 def _last_records(directory: RunDirectory) -> list[Record]:

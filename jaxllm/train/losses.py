@@ -79,3 +79,21 @@ def only_targets(
         jnp.take_along_axis(x, places, axis=1) for x in (targets_BT, weights_BT)
     )
     return hidden_BTD, targets_BT, weights_BT
+
+
+def class_cross_entropy(
+    scores: jax.Array, targets: jax.Array, weights: jax.Array, options: LossOptions
+) -> LossSums:
+    """The loss sums of classes: float32 scores [B, C] of texts, or [B, T, C] of tokens.
+
+    `targets` and `weights` are of the same shape without C.
+    """
+    weights = weights.astype(jnp.float32)
+    lse = jax.nn.logsumexp(scores, axis=-1)
+    chosen = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
+    nll = lse - chosen
+    loss = nll + options.z_loss * lse**2
+    if options.label_smoothing:
+        loss = loss + options.label_smoothing * (chosen - jnp.mean(scores, axis=-1))
+    correct = jnp.argmax(scores, axis=-1) == targets
+    return LossSums(*(jnp.sum(weights * x) for x in (loss, nll, correct)), jnp.sum(weights))

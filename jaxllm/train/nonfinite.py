@@ -14,51 +14,52 @@ from jaxllm.data.batch import Batch
 from jaxllm.models.transformer import Transformer, inputs_of
 from jaxllm.nn.module import Params, bind
 from jaxllm.train.losses import LossOptions
-from jaxllm.train.state import Setup
+from jaxllm.train.state import Setup, TrainState, merged
 from jaxllm.train.step import batch_loss, microbatches
 
 
 def explain(
-    setup: Setup, options: LossOptions, params: Params, batch: Batch, key: jax.Array,
+    setup: Setup, options: LossOptions, state: TrainState, batch: Batch, key: jax.Array,
     accumulation: int,
 ) -> str:
     """A sentence on the first place where the forward or backward pass is not finite."""
     try:
-        return _explain(setup, options, params, batch, key, accumulation)
+        return _explain(setup, options, state, batch, key, accumulation)
     except Exception as error:  # out of memory, say: the run still has a batch to report
         return f"The place could not be found ({type(error).__name__})."
 
 
-def _explain(setup, options, params, batch, key, accumulation) -> str:
+def _explain(setup, options, state, batch, key, accumulation) -> str:
     replicated = setup.compute.sharding.replicated()
 
-    def layers(params: Params, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+    def layers(state: TrainState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         """Whether the stream is finite after the embedding and after each layer, [L + 1]."""
-        model: Transformer = bind(setup.structure, params)
+        model: Transformer = bind(setup.structure, state.whole())
 
         def finite(x: jax.Array) -> jax.Array:
             return jnp.all(jnp.isfinite(x))
 
         return model.traced(inputs_of(batch), key, every_layer=finite)[1]
 
-    def loss(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
-        return batch_loss(setup, options, params, batch, key).loss
+    def gradients(state: TrainState, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params]:
+        def loss(params: Params) -> jax.Array:
+            return batch_loss(setup, options, merged(params, state.frozen), batch, key).loss
 
-    def gradients(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params]:
-        value, grads = jax.value_and_grad(loss)(params, batch, key)
+        value, grads = jax.value_and_grad(loss)(state.params)
         return jnp.isfinite(value), _all_finite(grads)
 
     def over_microbatches(check):
-        def run(params: Params, batch: Batch, key: jax.Array):
+        def run(state: TrainState, batch: Batch, key: jax.Array):
             if accumulation == 1:
-                return check(params, batch, key)
+                return check(state, batch, key)
             micro = (microbatches(batch, accumulation), jax.random.split(key, accumulation))
-            found = jax.lax.map(lambda one: check(params, *one), micro)
+            found = jax.lax.map(lambda one: check(state, *one), micro)
             return jax.tree.map(lambda ok: jnp.all(ok, axis=0), found)
 
-        return jax.device_get(jax.jit(run, out_shardings=replicated)(params, batch, key))
+        return jax.device_get(jax.jit(run, out_shardings=replicated)(state, batch, key))
 
-    if bad := _first_bad(jax.device_get(jax.jit(_all_finite, out_shardings=replicated)(params))):
+    finite = jax.jit(_all_finite, out_shardings=replicated)(state.whole())
+    if bad := _first_bad(jax.device_get(finite)):
         return f"The parameter {bad} itself is not finite."
     for tower, finite_layers in over_microbatches(layers).items():
         if not finite_layers.all():

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 
 from jaxllm.core.checkpoint import Meta
-from jaxllm.core.config import to_dict
+from jaxllm.core.config import resolve, to_dict
 from jaxllm.core.display import Display
 from jaxllm.core.errors import UserError
 from jaxllm.core.rundir import RunDirectory
 from jaxllm.data.loader import TrainingData
 from jaxllm.data.tokenizers import Tokenizer
+from jaxllm.models.adapters.start import start_params
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.hf.exporter import check_writable
 from jaxllm.models.load import SavedModel, find_model
@@ -24,6 +26,7 @@ from jaxllm.models.parameters import first_not_finite
 from jaxllm.nn.module import Params
 from jaxllm.train.config import Config
 from jaxllm.train.state import Setup
+from jaxllm.train.tune import REPLAY
 
 
 def check_fits(
@@ -35,8 +38,8 @@ def check_fits(
       UserError: naming what differs.
     """
     root, step = directory.root, meta["step"]
-    ours = json.loads(json.dumps(to_dict(setup.model)))
-    if changed := _changes(meta["model"], ours, "model"):
+    ours, theirs = to_dict(setup.model), to_dict(resolve(ModelConfig, meta["model"], "model"))
+    if changed := _changes(theirs, ours, "model"):
         raise UserError(
             f"The checkpoint of step {step} in {root} has another model: "
             f"{'; '.join(changed[:4])}. Restore these values, or choose another --workdir."
@@ -46,6 +49,12 @@ def check_fits(
             f"The checkpoint in {root} was trained with optimizer.name={meta['optimizer']!r}, not "
             f"{config.optimizer.name!r}: its optimizer state does not fit. Choose another "
             f"--workdir, with --config.train.init_from={root} to keep the parameters."
+        )
+    if (base := base_of(setup, config)) != meta.get("base", ""):
+        raise UserError(
+            f"The checkpoint of step {step} in {root} is for another base than train.init_from="
+            f"{config.train.init_from!r} holds now ({meta.get('base', '')[:12] or 'none'}, not "
+            f"{base[:12] or 'none'}). Name the base as it was, or choose another --workdir."
         )
     if meta["tokenizer"] != data.tokenizer_hash:
         raise UserError(
@@ -60,6 +69,14 @@ def check_fits(
             "batches that come next. Restore them, or start another --workdir with "
             f"--config.train.init_from={root}."
         )
+
+
+def base_of(setup: Setup, config: Config) -> str:
+    """The fingerprint of the base whose parameters a run leaves as they are; "": it trains all."""
+    if not setup.shapes.frozen:
+        return ""
+    with naming_init_from(config.train.init_from):
+        return find_model(config.train.init_from).fingerprint
 
 
 def changed_fields(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -92,6 +109,35 @@ def warn_unexportable(model: ModelConfig, display: Display) -> None:
         display.warn(f"this model cannot be exported to Hugging Face afterwards: {error}")
 
 
+def tokenizer_folder(config: Config) -> str:
+    """The folder of the tokenizer that rows are written with: the config's, or the base's.
+
+    "" where there is neither.
+
+    Raises:
+      UserError: there is no such base.
+    """
+    if config.tokenizer.path or not config.train.init_from:
+        return config.tokenizer.path
+    with naming_init_from(config.train.init_from):
+        return str(find_model(config.train.init_from).tokenizer)
+
+
+def with_steps(config: Config, data: TrainingData) -> Config:
+    """The config, whose `train.epochs` has become steps.
+
+    An epoch is as many examples as the run's own sources have together, and with them what is
+    replayed.
+    """
+    if not config.train.epochs:
+        return config
+    own = sum(count for name, count in data.epochs.items() if name != REPLAY)
+    share = config.tune.replay.share if config.tune.replay.path else 0.0
+    examples = config.train.epochs * own / (1 - share)
+    steps = max(math.ceil(examples / config.data.global_batch_size), 1)
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
+
+
 def with_vocabulary(config: Config, tokenizer: Tokenizer) -> ModelConfig:
     """The run's model, whose embedding has a row for every token.
 
@@ -112,6 +158,25 @@ def with_vocabulary(config: Config, tokenizer: Tokenizer) -> ModelConfig:
     return model
 
 
+def with_labels(model: ModelConfig, labels: Sequence[str]) -> ModelConfig:
+    """The model, whose classification head has a score for each of the data's labels.
+
+    Raises:
+      UserError: it has another number of classes.
+    """
+    head = model.head
+    if not head.kind.endswith("classification"):
+        return model
+    if head.labels not in (0, len(labels)):
+        raise UserError(
+            f"model.head.labels={head.labels} and the data has {len(labels)} labels "
+            f"({', '.join(labels[:8])}{', …' if len(labels) > 8 else ''}). Leave model.head.labels "
+            "unset, or name the labels in the order of their ids with data.labels."
+        )
+    head = dataclasses.replace(head, labels=len(labels), label_names=tuple(labels))
+    return dataclasses.replace(model, head=head)
+
+
 def check_tokenizer(name: str, hash_: str) -> SavedModel:
     """The model that a run starts from, which must have the tokenizer of this hash.
 
@@ -130,8 +195,10 @@ def check_tokenizer(name: str, hash_: str) -> SavedModel:
     return saved
 
 
-def initial_params(name: str, setup: Setup, tokenizer_hash: str, display: Display) -> Params:
-    """The parameters of the model that a run starts from.
+def initial_params(
+    name: str, setup: Setup, tokenizer_hash: str, seed: int, display: Display
+) -> Params:
+    """The parameters of the model that a run starts from; new ones are drawn with `seed`.
 
     Raises:
       UserError: there is no such model, it has another tokenizer or other sizes, or a parameter
@@ -139,13 +206,32 @@ def initial_params(name: str, setup: Setup, tokenizer_hash: str, display: Displa
     """
     saved = check_tokenizer(name, tokenizer_hash)
     with naming_init_from(name):
-        model = saved.load(setup.compute, display.warn)
-    if bad := first_not_finite(model.params):
+        params = _params(saved, setup, seed, display)
+    if bad := first_not_finite(params):
         raise UserError(
             f"train.init_from={name!r}: its parameter {bad} is not finite (NaN or infinite), so "
             "nothing can be learned from there. Choose another model, or an earlier step of it."
         )
-    there, here = _shapes(model.params), _shapes(setup.shapes.params)
+    display.message(f"starting from {saved.name}")
+    return params
+
+
+def _params(saved: SavedModel, setup: Setup, seed: int, display: Display) -> Params:
+    """The model's parameters, adapted to what the run trains."""
+    here, there = setup.model, saved.config
+    if here.head.kind != there.head.kind:
+        display.message(f"the head of {here.head.kind} starts anew")
+    elif "lora" not in (here.adapter.method, there.adapter.method):
+        params = saved.load(setup.compute, display.warn).params  # all of it at once
+        _check_shapes(saved.name, params, setup)
+        return params
+    key = jax.random.key(seed)
+    return start_params(saved, setup.structure, setup.specs, key, display.warn)
+
+
+def _check_shapes(name: str, params: Params, setup: Setup) -> None:
+    """Refuses the parameters of a model of other sizes."""
+    there, here = _shapes(params), _shapes(setup.shapes.whole())
     changed = [
         f"{place} has shape {there.get(place)} there and {here.get(place)} here"
         for place in sorted(there.keys() | here.keys()) if there.get(place) != here.get(place)
@@ -155,8 +241,6 @@ def initial_params(name: str, setup: Setup, tokenizer_hash: str, display: Displa
             f"train.init_from={name!r} does not fit the model: {'; '.join(changed[:3])}. Leave the "
             "sizes in `model` unset, so that they follow from it."
         )
-    display.message(f"starting from {saved.name} (step {model.step:,})")
-    return model.params
 
 
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:

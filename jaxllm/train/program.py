@@ -25,8 +25,11 @@ from jaxllm.data.config import DataConfig
 from jaxllm.models.config import ModelConfig
 from jaxllm.nn.compute import make_compute
 from jaxllm.train.config import HEADROOM, HOST_SHARE, Config, TrainConfig
+from jaxllm.train.distill.cache import read_info
+from jaxllm.train.distill.loss import teacher_shapes
 from jaxllm.train.feed import batch_shapes
 from jaxllm.train.losses import LossOptions
+from jaxllm.train.minimised import step_loss
 from jaxllm.train.state import Setup, TrainState, make_setup
 from jaxllm.train.step import jit_train_step
 
@@ -132,7 +135,8 @@ def trace_step(
     device = setup.compute.sharding.mesh.local_devices[0]  # the options are tried on it
     chosen = xla_options(config.train, device)
     check_accepted(chosen, device)
-    step = jit_train_step(setup, options, config.train.grad_accumulation, config.seed)
+    loss = step_loss(config.tune, setup, options, setup.teacher)
+    step = jit_train_step(setup, options, config.train.grad_accumulation, config.seed, loss)
     return step.trace(state, batch), chosen
 
 
@@ -152,7 +156,13 @@ def setup_of(config: Config, model: ModelConfig, sharding: Sharding) -> Setup:
         sharding, dtype=train.dtype, param_dtype=train.param_dtype, remat=train.remat,
         attention=train.attention, unroll=train.unroll, mlp_chunk=train.mlp_chunk,
     )
-    return make_setup(model, compute, config.optimizer, train.steps)
+    tune, teacher = config.tune, None
+    if tune.distillation.teacher:
+        teacher = teacher_shapes(tune.distillation.teacher, compute)
+    return make_setup(
+        model, compute, config.optimizer, train.steps, tune.l2_to_base,
+        anchored=tune.robust.needs_anchor(), teacher=teacher,
+    )
 
 
 def with_remat(
@@ -182,7 +192,8 @@ def with_remat(
         "optimizer.placement."
     )
     batch = batch_shapes(
-        example_batch(config.data, lengths), sharding, config.data.global_batch_size
+        example_batch(config.data, lengths, config.tune.distillation.cache), sharding,
+        config.data.global_batch_size,
     )
     for tried in every:
         setup = setup_of(tried, model, sharding)
@@ -313,17 +324,21 @@ def abstract_state(setup: Setup) -> TrainState:
     )
 
 
-def example_batch(data: DataConfig, lengths: tuple[int, int]) -> Batch:
+def example_batch(data: DataConfig, lengths: tuple[int, int], cache: str = "") -> Batch:
     """A batch of one row of zeros, with the arrays that the objective makes.
 
-    `lengths` are those of `Objective.lengths`.
+    `lengths` are those of `Objective.lengths`; `cache` is `tune.distillation.cache`.
     """
     ids, encoder = (np.zeros((1, n), np.int32) if n else None for n in lengths)
     segments = ids if data.block_cross_document_attention or encoder is not None else None
     prefix = ids if data.objective == "prefix_lm" else None
-    return Batch(
+    batch = Batch(
         ids, ids, ids.astype(np.float32), ids, segments, prefix, encoder, encoder, encoder
     )
+    if not cache:
+        return batch
+    kept = np.zeros((*ids.shape, read_info(cache).top_k), np.int32)
+    return batch._replace(teacher_ids=kept, teacher_logprobs=kept.astype(np.float32))
 
 
 def _installed(preset: XlaPreset) -> bool:

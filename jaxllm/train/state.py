@@ -12,22 +12,42 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxllm.models.adapters import trained as trained_params
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.parameters import check_divisible, is_spec, param_shardings
+from jaxllm.models.saved import Model
 from jaxllm.models.transformer import Transformer
 from jaxllm.nn.compute import HOST, Compute, check_host_memory
 from jaxllm.nn.module import Params, Structure, abstract, split
 from jaxllm.train.config import OptimizerConfig
 from jaxllm.train.optimizers import Schedule, make_optimizer
 
+CONSTANT = ("frozen", "reference", "teacher")  # fields that no step changes
+
 
 class TrainState(NamedTuple):
     """What a step turns into the next; a pytree of arrays."""
 
     step: jax.Array  # int32, updates done
-    finite: jax.Array  # bool; False from the first non-finite step on: the state is then frozen
-    params: Params
+    finite: jax.Array  # bool; False from the first non-finite step on: nothing then changes
+    params: Params  # those that train
     opt_state: Any
+    # Read, never changed, and in no checkpoint: they come from where the run started.
+    frozen: Params  # the model's other parameters
+    reference: Params  # of the base, as far as they train, where a loss compares with them
+    teacher: Params | None = None  # all of the model of `tune.distillation.teacher`
+
+    def whole(self) -> Params:
+        """All parameters of the model."""
+        return merged(self.params, self.frozen)
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {name: value for name, value in self._asdict().items() if name not in CONSTANT}
+
+    def with_constant(self, other: TrainState) -> TrainState:
+        """The state with what never changes of another."""
+        return self._replace(**{name: getattr(other, name) for name in CONSTANT})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +58,24 @@ class Setup:
     compute: Compute
     structure: Structure
     specs: Params  # ParamSpec leaves
+    trained: Params  # bool leaves, as of `specs`
     optimizer: optax.GradientTransformation
     schedule: Schedule
     max_grad_norm: float
+    l2_to_base: float
     shapes: TrainState  # ShapeDtypeStruct leaves
     shardings: TrainState  # NamedSharding leaves, of the memory that each lies in between steps
+    teacher: Model | None = None  # of distillation, its parameters as shapes
 
 
 def make_setup(
-    model: ModelConfig, compute: Compute, optimizer: OptimizerConfig, steps: int
+    model: ModelConfig, compute: Compute, optimizer: OptimizerConfig, steps: int,
+    l2_to_base: float = 0.0, *, anchored: bool = False, teacher: Model | None = None,
 ) -> Setup:
     """Shapes and shardings of a run, without allocating anything.
+
+    `anchored` keeps the base's parameters though there is no `l2_to_base`; `teacher` has shapes for
+    parameters.
 
     Raises:
       UserError: a parameter that the mesh cannot cut evenly, or an optimizer that is to lie where
@@ -57,47 +84,90 @@ def make_setup(
     make = partial(Transformer, config=model, compute=compute)
     structure, specs = abstract(make)
     check_divisible(specs, compute.sharding)
-    transformation, schedule = make_optimizer(optimizer, steps, specs)
+    trained = trained_params(specs, model.adapter)
+    ours = parted(specs, trained)[0]
+    transformation, schedule = make_optimizer(optimizer, steps, ours)
 
     def initial(key: jax.Array) -> TrainState:
-        params = split(make(key))[1]
-        return TrainState(
-            jnp.int32(0), jnp.bool_(True), params, transformation.init(params)
-        )
+        return _start(split(make(key))[1], trained, transformation, keeps_base)
 
+    keeps_base = anchored or l2_to_base > 0
     shapes = jax.eval_shape(initial, jax.random.key(0))
-    params = param_shardings(specs, compute.sharding)
+    params, frozen = parted(param_shardings(specs, compute.sharding), trained)
     replicated = compute.sharding.replicated()
-    opt_state = _optimizer_shardings(shapes.opt_state, specs, params, replicated)
+    opt_state = _optimizer_shardings(shapes.opt_state, ours, params, replicated)
     if optimizer.placement == "host":
         check_host_memory(
             compute.sharding, "optimizer.placement='host'", "optimizer.placement='device'"
         )
         opt_state = jax.tree.map(_on_host, opt_state, shapes.opt_state)
-    shardings = TrainState(replicated, replicated, params, opt_state)
+    reference = params if keeps_base else {}
+    shardings = TrainState(replicated, replicated, params, opt_state, frozen, reference)
+    if teacher is not None:
+        shapes = shapes._replace(teacher=teacher.params)
+        shardings = shardings._replace(teacher=jax.tree.map(lambda s: s.sharding, teacher.params))
     return Setup(
-        model, compute, structure, specs, transformation, schedule, optimizer.max_grad_norm,
-        shapes, shardings,
+        model, compute, structure, specs, trained, transformation, schedule,
+        optimizer.max_grad_norm, l2_to_base, shapes, shardings, teacher,
     )
 
 
 def init_state(setup: Setup, seed: int, params: Params | None = None) -> TrainState:
     """A fresh state, computed on the devices already in its shards.
 
-    `params` are used instead of new ones when given.
+    `params`, all of the model's, are used instead of new ones when given. A teacher's are not in it
+    yet.
     """
+    keeps_base, shardings = bool(setup.shapes.reference), setup.shardings._replace(teacher=None)
+
     def fresh(key: jax.Array) -> TrainState:
         new = split(Transformer(key, setup.model, setup.compute))[1]
-        return start(new)
+        return _start(new, setup.trained, setup.optimizer, keeps_base)
 
     def start(params: Params) -> TrainState:
-        return TrainState(
-            jnp.int32(0), jnp.bool_(True), params, setup.optimizer.init(params)
-        )
+        return _start(params, setup.trained, setup.optimizer, keeps_base)
 
     if params is None:
-        return jax.jit(fresh, out_shardings=setup.shardings)(jax.random.key(seed))
-    return jax.jit(start, out_shardings=setup.shardings)(params)
+        return jax.jit(fresh, out_shardings=shardings)(jax.random.key(seed))
+    # What stays as it is takes no part: a second copy of a large base would not fit.
+    ours, frozen = parted(params, setup.trained)
+    started = jax.jit(start, out_shardings=shardings._replace(frozen={}))(ours)
+    return started._replace(frozen=frozen)
+
+
+def _start(
+    params: Params, trained: Params, optimizer: optax.GradientTransformation, keeps_base: bool
+) -> TrainState:
+    ours, frozen = parted(params, trained)
+    # a copy: the step takes over the memory of what it changes
+    reference = jax.tree.map(jnp.copy, ours) if keeps_base else {}
+    return TrainState(
+        jnp.int32(0), jnp.bool_(True), ours, optimizer.init(ours), frozen, reference
+    )
+
+
+def parted(tree: Params, trained: Params) -> tuple[Params, Params]:
+    """The leaves that train and the others, each as the nested dictionaries that hold any.
+
+    `tree` may lack leaves of `trained`.
+    """
+    ours, others = {}, {}
+    for name, node in tree.items():
+        if not isinstance(node, dict):
+            (ours if trained[name] else others)[name] = node
+            continue
+        for into, part in zip((ours, others), parted(node, trained[name]), strict=True):
+            if part:
+                into[name] = part
+    return ours, others
+
+
+def merged(first: Params, second: Params) -> Params:
+    """The tree whose leaves are those of both, which share none."""
+    tree = dict(first)
+    for name, node in second.items():
+        tree[name] = merged(tree[name], node) if name in tree else node
+    return tree
 
 
 def fetched(opt_state: Any, setup: Setup) -> Any:

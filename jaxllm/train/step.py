@@ -11,11 +11,10 @@ import optax
 
 from jaxllm.data.batch import Batch
 from jaxllm.models.load import Model
-from jaxllm.models.transformer import Transformer, inputs_of
-from jaxllm.nn.context import balanced
-from jaxllm.nn.module import Params, bind
-from jaxllm.train.losses import LossOptions, LossSums, cross_entropy, only_targets
+from jaxllm.nn.module import Params
+from jaxllm.train.losses import LossOptions, LossSums
 from jaxllm.train.optimizers import clip_factor
+from jaxllm.train.scores import Fixed, Loss, loss_of, plain_passes, scores_of
 from jaxllm.train.state import Setup, TrainState, fetched, put_back
 
 Metrics = dict[str, jax.Array]  # float32 scalars
@@ -25,62 +24,54 @@ def batch_loss(
     setup: Setup | Model, options: LossOptions, params: Params, batch: Batch, key: jax.Array | None
 ) -> LossSums:
     """The loss sums of one batch; dropout is on when `key` is given."""
-    model: Transformer = bind(setup.structure, params)
-    sharding, order = setup.compute.sharding, None
-    if model.decoder is not None:
-        order = balanced(sharding, batch.inputs.shape[1])
-    if order is not None:  # the encoder's rows stay: without a causal mask their order is as good
-        ours = {name: x for name, x in batch._asdict().items() if not name.startswith("encoder_")}
-        batch = batch._replace(**order.arrange(ours, sharding))
-    hidden = model.hidden(inputs_of(batch)._replace(order=order), key)
-    hidden, targets, weights = only_targets(
-        options, hidden, batch.targets, batch.weights, setup.compute.sharding.parts("sequence")
-    )
-    return cross_entropy(
-        model.features(hidden), model.head_kernel(), targets, weights, options, setup.compute,
-        model.head_bias(),
-    )
+    return loss_of(setup, options, scores_of(setup, options, params, batch, key))
 
 
 def make_train_step(
-    setup: Setup, options: LossOptions, accumulation: int = 1
+    setup: Setup, options: LossOptions, accumulation: int = 1, loss: Loss | None = None
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """The step of a run: gradients over `accumulation` microbatches, clipping, one update.
 
+    `loss` is what is minimised, such as `minimised.step_loss` gives; None: the targets' own loss.
     A step whose loss or gradient is not finite leaves the state as it was but for `finite`,
     which stays False: later steps then change nothing either.
     """
-    model = setup.model
-    rates = (model.dropout, model.embedding.dropout, model.attention.dropout, model.mlp.dropout)
-    drops = max(rates) > 0
+    minimised = loss or plain_passes(setup, options)
 
-    def gradients(params: Params, batch: Batch, key: jax.Array) -> tuple[LossSums, Params]:
-        def loss(params: Params):
-            sums = batch_loss(setup, options, params, batch, key if drops else None)
+    def gradients(state: TrainState, batch: Batch, key: jax.Array) -> tuple[LossSums, Params]:
+        fixed = Fixed(state.frozen, state.teacher, state.reference)
+
+        def of_params(params: Params):
+            sums = minimised(params, fixed, batch, key)
             return sums.loss, sums
 
-        (_, sums), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        (_, sums), grads = jax.value_and_grad(of_params, has_aux=True)(state.params)
         return sums, _pin(grads)
 
     def _pin(tree: Params) -> Params:
         return jax.lax.with_sharding_constraint(tree, setup.shardings.params)
 
-    def accumulated(params: Params, batch: Batch, key: jax.Array) -> tuple[LossSums, Params]:
+    def accumulated(state: TrainState, batch: Batch, key: jax.Array) -> tuple[LossSums, Params]:
         if accumulation == 1:
-            return gradients(params, batch, key)
-        shapes = jax.eval_shape(gradients, params, batch, key)
+            return gradients(state, batch, key)
+        shapes = jax.eval_shape(gradients, state, batch, key)
         start = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shapes)
 
         def body(total, micro):
-            return jax.tree.map(jnp.add, total, gradients(params, *micro)), None
+            return jax.tree.map(jnp.add, total, gradients(state, *micro)), None
 
         keys = jax.random.split(key, accumulation)
         return jax.lax.scan(body, start, (microbatches(batch, accumulation), keys))[0]
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        sums, grads = accumulated(state.params, batch, key)
+        sums, grads = accumulated(state, batch, key)
         weight = jnp.maximum(sums.weight, 1.0)
         in_float32 = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+        if setup.l2_to_base:  # the gradient of L2-SP's penalty, as large as `weight` targets'
+            in_float32 = jax.tree.map(
+                lambda g, p, base: g + weight * setup.l2_to_base * (p - base),
+                in_float32, state.params, state.reference,
+            )
         loss, grad_norm = sums.loss / weight, optax.tree.norm(in_float32) / weight
         scale = clip_factor(grad_norm, setup.max_grad_norm) / weight
         grads = jax.tree.map(
@@ -90,14 +81,15 @@ def make_train_step(
         updates, opt_state = setup.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        new = TrainState(state.step + 1, finite, params, opt_state)
-        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        new = TrainState(state.step + 1, finite, params, opt_state, {}, {})
+        before = state._replace(frozen={}, reference={}, teacher=None)
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, before)
         metrics = {
             "loss": loss, "nll": sums.nll / weight, "grad_norm": grad_norm, "finite": finite,
             "tokens": _tokens(batch), "learning_rate": setup.schedule(state.step),
         }
         opt_state = put_back(new.opt_state, setup)
-        return new._replace(finite=finite, opt_state=opt_state), metrics
+        return new._replace(finite=finite, opt_state=opt_state).with_constant(state), metrics
 
     return step
 
@@ -121,10 +113,10 @@ def make_eval_step(
 
 
 def jit_train_step(
-    setup: Setup, options: LossOptions, accumulation: int, seed: int
+    setup: Setup, options: LossOptions, accumulation: int, seed: int, loss: Loss | None = None
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`make_train_step` under jit: shardings pinned, the state's memory reused, keys by step."""
-    step = make_train_step(setup, options, accumulation)
+    step = make_train_step(setup, options, accumulation, loss)
     return jax.jit(
         lambda state, batch: step(state, batch, step_key(seed, state.step)),
         donate_argnums=0,

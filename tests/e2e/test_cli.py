@@ -30,9 +30,11 @@ def story(tmp_path_factory):
         "preview --config=configs/quickstart.py:debug",
         f"train --config=configs/quickstart.py:debug --workdir={RUNS}/base_debug",
         f"train --config=configs/quickstart_domain.py:debug --workdir={RUNS}/domain_debug",
-        f"eval --model={RUNS}/base_debug,{RUNS}/domain_debug "
+        "preview --config=configs/quickstart_instruct.py:debug --rows=1",
+        f"train --config=configs/quickstart_instruct.py:debug --workdir={RUNS}/assistant_debug",
+        f"eval --model={RUNS}/base_debug,{RUNS}/domain_debug,{RUNS}/assistant_debug "
         f"--data={RUNS}/data/shakespeare,{RUNS}/data/fomc --batches=2",
-        f"report {RUNS}/base_debug {RUNS}/domain_debug",
+        f"report {RUNS}/base_debug {RUNS}/domain_debug {RUNS}/assistant_debug",
         "prepare --config=configs/data/shakespeare_char.py --workdir=data/shakespeare_char",
         "train --config=configs/shakespeare_char.py:debug --workdir=runs/char "
         "--config.data.global_batch_size=8",
@@ -48,8 +50,8 @@ def test_the_whole_story_succeeds(story):
     base = read_metrics(folder / RUNS / "base_debug/metrics.jsonl")
     losses = [r["loss"] for r in base if r["split"] == "validation"]
     assert losses[-1] < losses[0]
-    page = (folder / RUNS / "domain_debug/report.html").read_text()
-    assert "base_debug" in page and "domain_debug" in page
+    page = (folder / RUNS / "assistant_debug/report.html").read_text()
+    assert "base_debug" in page and "assistant_debug" in page and "Learned and forgotten" in page
     domain = json.loads((folder / RUNS / "domain_debug/config.json").read_text())
     assert domain["config"]["model"]["width"] == 64  # followed from init_from
 

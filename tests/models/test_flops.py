@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxllm.models.adapters import trained
+from jaxllm.models.adapters.config import AdapterConfig, LoraConfig
 from jaxllm.models.flops import (
     forward_flops_per_row,
     kernel_params,
@@ -17,6 +19,7 @@ from jaxllm.models.flops import (
 from jaxllm.models.tower import Inputs
 from jaxllm.models.transformer import Transformer
 from jaxllm.nn.module import abstract, bind, split
+from jaxllm.train.state import merged, parted
 
 LENGTH = 32
 
@@ -82,6 +85,28 @@ def test_forward_flops_are_the_products_traced(tiny, compute, family):
     expected = forward_flops_per_row(config, specs, LENGTH)
     assert counted == expected + full_attention(config)
     assert train_flops_per_row(config, specs, LENGTH) == 3 * expected
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_training_flops_of_adapters_are_the_products_traced(tiny, compute, quantization):
+    """All of the forward pass, gradients of its activations, and of the adapters alone."""
+    lora = LoraConfig(r=4, target_modules=("all-linear",))
+    adapter = AdapterConfig("lora", lora=lora, quantization=quantization)
+    config = dataclasses.replace(  # in whole blocks of nf4
+        tiny["llama"], width=64, adapter=adapter,
+        mlp=dataclasses.replace(tiny["llama"].mlp, width=128),
+    )
+    run, (params, ids), specs = forward(config, compute)
+    ours, frozen = parted(params, trained(specs, adapter))
+
+    def loss(ours, frozen, ids):
+        return run(merged(ours, frozen), ids).sum()
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(ours, frozen, ids).jaxpr
+    found = products(jaxpr) / 2 - 3 * full_attention(config)
+    expected = train_flops_per_row(config, specs, LENGTH)
+    # the first layer's queries, keys and values need no gradient of their inputs
+    assert expected * 0.9 < found <= expected * 1.001
 
 
 def test_forward_flops_are_what_xla_counts(tiny, compute):

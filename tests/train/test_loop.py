@@ -30,7 +30,7 @@ def run(recipe, workdir, evaluators=(), base=None):
     shown = io.StringIO()
     loop.train(
         resolve_config(recipe, base), difference(recipe, default_config()), str(workdir),
-        make_display(shown), evaluators,
+        make_display(shown), lambda splits: evaluators,
     )
     return shown.getvalue()
 

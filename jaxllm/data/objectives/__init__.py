@@ -1,4 +1,4 @@
-"""Objectives: what a model learns from a window of text. One file each, found by its name.
+"""Objectives: what a model learns from a window of text, or from rows. A file each, by its name.
 
 A file has `OBJECTIVE`, a subclass of `base.Objective`.
 """
@@ -13,16 +13,21 @@ from collections.abc import Callable
 from jaxllm.core.errors import UserError, unknown
 from jaxllm.data.config import DataConfig
 from jaxllm.data.objectives.base import Objective, PairObjective
+from jaxllm.data.objectives.rows import RowObjective
 from jaxllm.data.tokenizers.base import Tokenizer
 
-__all__ = ["Objective", "check_architecture", "make_objective", "objective_class", "objectives"]
+__all__ = [
+    "Objective", "RowObjective", "check_architecture", "make_objective", "objective_class",
+    "objectives", "trains_on_rows",
+]
 
+PARTS = {"base", "rows", "spans"}  # files that are no objectives
 OPTIONS = ("masked", "spans", "denoising", "prefix")  # sections, each read by its objective only
 
 
 def objectives() -> list[str]:
     """The names of all objectives."""
-    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - {"base", "spans"})
+    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - PARTS)
 
 
 def make_objective(
@@ -68,6 +73,33 @@ def objective_class(name: str) -> type[Objective]:
     return importlib.import_module(f"{__name__}.{name}").OBJECTIVE
 
 
+def trains_on_rows(name: str) -> bool:
+    """Whether an objective reads rows; raises as `objective_class`."""
+    return issubclass(objective_class(name), RowObjective)
+
+
+def stream_config(config: DataConfig, has_sentinels: bool) -> DataConfig:
+    """How prepared data are read where the objective is one of rows: by the objective that trains
+    such a model on text, in rows of the same lengths.
+
+    Raises:
+      UserError: there is none.
+    """
+    kind = objective_class(config.objective)
+    name = kind.STREAM[0 if has_sentinels else 1]
+    if not name:
+        raise UserError(
+            f"data.objective={config.objective!r} learns labels, which prepared data have not: "
+            "name rows instead."
+        )
+    target = 0
+    if issubclass(kind, PairObjective):
+        target = config.target_length or config.sequence_length
+    usual = DataConfig()
+    unread = {field: getattr(usual, field) for field in kind.READS}
+    return dataclasses.replace(config, objective=name, target_length=target, **unread)
+
+
 def _check_unread(config: DataConfig, kind: type[Objective]) -> None:
     """Refuses the options of other objectives."""
     usual = DataConfig()
@@ -81,6 +113,12 @@ def _check_unread(config: DataConfig, kind: type[Objective]) -> None:
     if config.target_length and not issubclass(kind, PairObjective):
         readers = [n for n in objectives() if issubclass(objective_class(n), PairObjective)]
         raise _unread(config, "target_length", config.target_length, readers)
+
+
+    for name in sorted({field for n in objectives() for field in objective_class(n).READS}):
+        if name not in kind.READS and getattr(config, name) != getattr(usual, name):
+            readers = [n for n in objectives() if name in objective_class(n).READS]
+            raise _unread(config, name, getattr(config, name), readers)
 
 
 def _unread(config: DataConfig, field: str, value: object, readers: list[str]) -> UserError:

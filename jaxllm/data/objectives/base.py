@@ -23,6 +23,7 @@ class Objective(abc.ABC):
 
     ARCHITECTURES: ClassVar[tuple[str, ...]]  # of the models that it trains
     OPTIONS: ClassVar[str] = ""  # its section of DataConfig
+    READS: ClassVar[tuple[str, ...]] = ()  # fields of DataConfig that others do not read
     COVERS_TEXT: ClassVar[bool] = False  # the loss is the text's, token by token
 
     raw_length: int  # tokens of the stream that an example is made from

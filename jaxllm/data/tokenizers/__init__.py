@@ -53,6 +53,7 @@ def load(folder: str | os.PathLike) -> Tokenizer:
         try:
             saved = json.loads(metadata.read_text())
             kind, saved_hash = saved["kind"], saved["hash"]
+            template = saved.get("chat_template")
         except (ValueError, KeyError, TypeError) as error:
             raise _damaged(metadata, error) from error
         try:
@@ -67,7 +68,7 @@ def load(folder: str | os.PathLike) -> Tokenizer:
                 f"{tokenizer.hash[:12]}, {METADATA} says {saved_hash[:12]}. Restore its files, "
                 "or prepare the data again."
             )
-        return tokenizer
+        return tokenizer if template is None else tokenizer.with_chat_template(template)
     huggingface = kind_module("huggingface")
     if huggingface.is_tokenizer_folder(folder):
         return huggingface.load(folder)

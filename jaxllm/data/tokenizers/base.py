@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -25,9 +26,11 @@ ROLES = {
     "bos_id": "<s>", "eos_id": "</s>", "pad_id": "<pad>", "unk_id": "<unk>", "mask_id": MASK,
     "cls_id": "<s>", "sep_id": "</s>",
 }
+CHAT_ROLES = ("bos_id", "eos_id", "cls_id", "sep_id")  # that chat templates write
 HASHED = ("bos_id", "eos_id", "pad_id", "unk_id")  # the files decide the others
 FIRST, SECOND = -1, -2  # the places of the texts in a wrapping
 Wrapping = tuple[tuple[int, int], ...]  # (id, or FIRST or SECOND; token type) in order
+Encoded = tuple[list[int], list[int]]  # ids, and the place of each one's last character
 SPACE = "\u2581"  # what SentencePiece writes for a space
 CLOSING = " \"')]}»”’" + SPACE  # may follow the end of a sentence in its token
 ENDS = (".", "!", "?", "\n", "…", "。", "！", "？", "।", "؟")
@@ -44,6 +47,12 @@ def piece_text(piece: str) -> str:
     if match := BYTE_PIECE.fullmatch(piece):
         return bytes([int(match[1], 16)]).decode(errors="replace")
     return piece.replace(SPACE, " ")
+
+
+def character_of_bytes(data: bytes) -> list[int]:
+    """For each byte of a text in UTF-8 the place of its character."""
+    begins = (np.frombuffer(data, np.uint8) & 0xC0) != 0x80
+    return (np.cumsum(begins) - 1).tolist()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +86,7 @@ class Tokenizer(abc.ABC):
     sep_id: int | None = None
     sentinel_ids: tuple[int, ...] = ()  # <extra_id_0> first
     chat_template: str | None = None  # jinja2, as tokenizer_config.json has it
+    own_template: str | None = None  # one that was given to it, which stands before those it had
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -89,6 +99,50 @@ class Tokenizer(abc.ABC):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text."""
         return [self.encode(text) for text in texts]
+
+    @abc.abstractmethod
+    def encode_places(self, texts: Sequence[str]) -> list[Encoded]:
+        """The ids of each text, and the place of the last character that each stands for.
+
+        The places never fall. Of a character that is several tokens all have its place.
+        """
+
+    def encode_chat(self, texts: Sequence[str]) -> list[Encoded]:
+        """`encode_places` of what a chat template wrote: special tokens that it names count.
+
+        A Hugging Face tokenizer knows them in any text; here they are cut out of it.
+        """
+        names = {
+            self.token_text(token): token for role in CHAT_ROLES
+            if (token := getattr(self, role)) is not None
+        }
+        if not names:
+            return self.encode_places(texts)
+        cut = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
+        return [self._encode_around(text, cut, names) for text in texts]
+
+    def _encode_around(self, text: str, cut: re.Pattern, names: Mapping[str, int]) -> Encoded:
+        special, pieces, start = [], [], 0
+        for match in cut.finditer(text):
+            special.append((names[match[0]], match.end() - 1))
+            pieces.append((start, text[start : match.start()]))
+            start = match.end()
+        pieces.append((start, text[start:]))
+        ids, places = [], []
+        encoded = self.encode_places([piece for _, piece in pieces])
+        for number, ((start, _), (own, own_places)) in enumerate(zip(pieces, encoded, strict=True)):
+            ids += own
+            places += [start + place for place in own_places]
+            if number < len(special):
+                ids.append(special[number][0])
+                places.append(special[number][1])
+        return ids, places
+
+    def with_chat_template(self, template: str) -> Tokenizer:
+        """The same tokenizer, writing conversations with another template; saved with it."""
+        other = copy.copy(self)
+        other.chat_template = other.own_template = template
+        return other
 
     def with_special_tokens(
         self, ids: Sequence[int], second: Sequence[int] | None = None
@@ -121,7 +175,8 @@ class Tokenizer(abc.ABC):
         if template is None:
             raise UserError(
                 f"The tokenizer ({self.kind}) has no chat template: use the tokenizer of a chat "
-                "model, or put a chat_template.jinja into its folder."
+                "model, put a chat_template.jinja into its folder, or name one when you train "
+                f"(data.chat_template: {', '.join(chat.templates())})."
             )
         return chat.render(template, messages, add_generation_prompt, tools, self.special_names())
 
@@ -226,4 +281,6 @@ class Tokenizer(abc.ABC):
         metadata = {"kind": self.kind, "vocab_size": self.vocab_size}
         metadata.update({role: getattr(self, role) for role in ROLES})
         metadata.update(sentinel_ids=list(self.sentinel_ids), hash=self.hash)
+        if self.own_template is not None:
+            metadata["chat_template"] = self.own_template
         atomic_write_text(folder / METADATA, json.dumps(metadata, indent=1) + "\n")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxllm.data.tokenizers.base import Tokenizer
+from jaxllm.data.tokenizers.base import Encoded, Tokenizer, character_of_bytes
 
 FILE = "bytes.json"
 BYTES = 256
@@ -36,6 +36,9 @@ class ByteTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
+
+    def encode_places(self, texts: Sequence[str]) -> list[Encoded]:
+        return [(list(data), character_of_bytes(data)) for data in map(str.encode, texts)]
 
     def decode(self, ids: Sequence[int]) -> str:
         values = np.asarray(ids, np.int64)

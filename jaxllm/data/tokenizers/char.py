@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.tokenizers.base import Tokenizer
+from jaxllm.data.tokenizers.base import Encoded, Tokenizer
 
 FILE = "characters.json"
 
@@ -56,6 +56,9 @@ class CharTokenizer(Tokenizer):
                 "any text."
             )
         return ids.tolist()
+
+    def encode_places(self, texts: Sequence[str]) -> list[Encoded]:
+        return [(self.encode(text), list(range(len(text)))) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self.characters[i] for i in ids if i < len(self.characters))

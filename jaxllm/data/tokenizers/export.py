@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from jaxllm.data.tokenizers.base import FIRST, SECOND, SPACE, Tokenizer
 from jaxllm.data.tokenizers.byte import BYTES, ByteTokenizer
 from jaxllm.data.tokenizers.char import CharTokenizer
+from jaxllm.data.tokenizers.huggingface import TEMPLATE
 from jaxllm.data.tokenizers.sentencepiece import NORMAL, USER_DEFINED, SentencePieceTokenizer
 
 BPE = 2  # sentencepiece's number for it
@@ -33,7 +34,8 @@ def export_files(tokenizer: Tokenizer) -> dict[str, bytes]:
     aa, a): sentencepiece adds in float32, tokenizers in float64.
     """
     if tokenizer.kind not in BUILDERS:
-        return dict(tokenizer.files)
+        own = tokenizer.own_template
+        return {**tokenizer.files, **({} if own is None else {TEMPLATE: own.encode()})}
     made = BUILDERS[tokenizer.kind](tokenizer)
     special = [tokenizer.token_text(token) for token in sorted(tokenizer.special_ids)]
     made.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])

@@ -6,16 +6,26 @@ it: vocab.json with merges.txt (GPT-2, RoBERTa, BART) and vocab.txt (BERT).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.tokenizers.base import BYTE_PIECE, FIRST, SECOND, SPACE, Wrapping, piece_text
+from jaxllm.data.tokenizers.base import (
+    BYTE_PIECE,
+    FIRST,
+    SECOND,
+    SPACE,
+    Encoded,
+    Wrapping,
+    piece_text,
+)
 
 FILE = "tokenizer.json"
 VOCABULARY, MERGES, WORDS = "vocab.json", "merges.txt", "vocab.txt"
@@ -52,14 +62,18 @@ class Fast:
         Raises:
           UserError: a text with a character for which the model has no token, not even "unknown".
         """
-        try:
+        with _naming_text():
             encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except Exception as error:
-            raise UserError(
-                f"The tokenizer cannot write this text: {error}. Remove characters that it does "
-                "not know, or use another tokenizer."
-            ) from error
         return [encoding.ids for encoding in encodings]
+
+    def encode_places(self, texts: list[str]) -> list[Encoded]:
+        """Ids and places; raises as `encode_batch`."""
+        with _naming_text():
+            encodings = self._untrimmed.encode_batch(texts, add_special_tokens=False)
+        return [
+            (encoding.ids, _last(encoding.offsets, len(text)))
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
@@ -116,8 +130,33 @@ class Fast:
         return None
 
     @functools.cached_property
+    def _untrimmed(self) -> tokenizers.Tokenizer:
+        """The tokenizer without its post-processor, which may take spaces out of the offsets."""
+        made = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        made.post_processor = None
+        made.encode_special_tokens = self._tokenizer.encode_special_tokens
+        return made
+
+    @functools.cached_property
     def _bytes(self) -> decoders.Decoder:
         return decoders.ByteLevel()
+
+
+def _last(offsets: list[tuple[int, int]], length: int) -> list[int]:
+    """The place of each token's last character; one that spans nothing has that where it stands."""
+    spans = np.array(offsets, np.int64).reshape(-1, 2)
+    return np.minimum(np.maximum(spans[:, 1] - 1, spans[:, 0]), length - 1).tolist()
+
+
+@contextlib.contextmanager
+def _naming_text() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"The tokenizer cannot write this text: {error}. Remove characters that it does not "
+            "know, or use another tokenizer."
+        ) from error
 
 
 def _wrapping(encoding: tokenizers.Encoding, length: int) -> Wrapping:

@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 
 from jaxllm.core.errors import UserError
 from jaxllm.data.tokenizers import fast, pieces
-from jaxllm.data.tokenizers.base import MASK, Tokenizer, Wrapping, sentinel
+from jaxllm.data.tokenizers.base import MASK, Encoded, Tokenizer, Wrapping, sentinel
 
 CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 ADDED, TEMPLATE = "added_tokens.json", "chat_template.jinja"
@@ -75,11 +75,17 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._backend.encode_batch(list(texts))
 
+    def encode_places(self, texts: Sequence[str]) -> list[Encoded]:
+        return self._backend.encode_places(list(texts))
+
+    def encode_chat(self, texts: Sequence[str]) -> list[Encoded]:
+        return self.encode_places(texts)
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._backend.decode([int(i) for i in ids])
 
     def chat_template_for(self, tools) -> str | None:
-        named = self._templates.get("tool_use")
+        named = None if self.own_template else self._templates.get("tool_use")
         return self.chat_template if tools is None or named is None else named
 
     def token_text(self, token: int) -> str:

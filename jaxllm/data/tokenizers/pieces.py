@@ -15,7 +15,16 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, decoders, models
 
-from jaxllm.data.tokenizers.base import FIRST, SECOND, SPACE, Wrapping, piece_text, sentinel
+from jaxllm.data.tokenizers.base import (
+    FIRST,
+    SECOND,
+    SPACE,
+    Encoded,
+    Wrapping,
+    piece_text,
+    sentinel,
+)
+from jaxllm.data.tokenizers.sentencepiece import places_of
 
 FILES = ("tokenizer.model", "spiece.model")
 CONTROL, USER_DEFINED = 3, 4  # piece types
@@ -75,6 +84,26 @@ class Pieces:
             else:
                 ids.append(self._ids[name])
         return ids
+
+    def encode_places(self, texts: list[str]) -> list[Encoded]:
+        cuts = self._cutter.encode_batch(texts, add_special_tokens=False)
+        return [self._places(text, cut) for text, cut in zip(texts, cuts, strict=True)]
+
+    def _places(self, text: str, cut: tokenizers.Encoding) -> Encoded:
+        ids, places = [], []
+        for name, (start, end) in zip(cut.tokens, cut.offsets, strict=True):
+            if name == TEXT:
+                processor = self._inner if start else self._own
+                piece = text[start:end]
+                own, own_places = places_of(
+                    processor.encode(piece, out_type="serialized_proto"), piece
+                )
+                ids += own
+                places += [min(start + place, end - 1) for place in own_places]
+            else:
+                ids.append(self._ids[name])
+                places.append(end - 1)
+        return ids, places
 
     def decode(self, ids: list[int]) -> str:
         names = [self._names.get(i, "") for i in ids if i not in self._special]

@@ -11,10 +11,18 @@ import re
 from collections.abc import Iterable, Sequence
 
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
+from sentencepiece import sentencepiece_model_pb2, sentencepiece_pb2
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.tokenizers.base import MASK, SPACE, Tokenizer, piece_text, sentinel
+from jaxllm.data.tokenizers.base import (
+    MASK,
+    SPACE,
+    Encoded,
+    Tokenizer,
+    character_of_bytes,
+    piece_text,
+    sentinel,
+)
 
 FILE = "tokenizer.model"
 MODEL_TYPES = ("unigram", "bpe")
@@ -55,6 +63,12 @@ class SentencePieceTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._processor.encode(list(texts), num_threads=THREADS)
 
+    def encode_places(self, texts: Sequence[str]) -> list[Encoded]:
+        protos = self._processor.encode(
+            list(texts), out_type="serialized_proto", num_threads=THREADS
+        )
+        return [places_of(proto, text) for proto, text in zip(protos, texts, strict=True)]
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode([int(i) for i in ids])
 
@@ -73,6 +87,20 @@ class SentencePieceTokenizer(Tokenizer):
         token = self._processor.piece_to_id(piece)
         known = self._processor.id_to_piece(token) == piece
         return token if known and self._processor.is_control(token) else None
+
+
+def places_of(serialized: bytes, text: str) -> Encoded:
+    """Ids and places of the encoded `text`, whose pieces have their bytes' offsets.
+
+    Of the tokens that are bytes of one character all but the last span nothing.
+    """
+    pieces = sentencepiece_pb2.SentencePieceText.FromString(serialized).pieces
+    ids = [piece.id for piece in pieces]
+    places = [max(piece.end - 1, piece.begin) for piece in pieces]
+    if not text.isascii():
+        character = character_of_bytes(text.encode())
+        places = [character[min(place, len(character) - 1)] for place in places]
+    return ids, places
 
 
 def load(folder) -> SentencePieceTokenizer:

@@ -36,7 +36,7 @@ HARMLESS = frozenset({
 
 # Fields that only training reads: config.json need not be able to say them.
 TRAINING_ONLY = ("init", "dropout", "embedding.dropout", "attention.dropout", "mlp.dropout",
-                 "head.dropout")
+                 "head.dropout", "adapter")
 
 # Fields that only the one or the other sort of head reads.
 LANGUAGE_HEAD = ("head.bias", "head.scaled", "head.activation")
@@ -113,7 +113,7 @@ class Family:
         for rule in self.config:
             theirs.update(rule.write(ours))
         if ours.head.labels:
-            names = [f"LABEL_{i}" for i in range(ours.head.labels)]
+            names = ours.head.label_names or _unnamed(ours.head.labels)
             theirs["id2label"] = {str(i): name for i, name in enumerate(names)}
             theirs["label2id"] = {name: i for i, name in enumerate(names)}
         if ours.decoder_start_id >= 0:
@@ -174,9 +174,17 @@ class Family:
         head = self.architectures[name]
         if not head.kind.endswith("classification"):
             return head
-        labels = len(theirs["id2label"]) if "id2label" in theirs else theirs.get("num_labels", 2)
+        known = theirs.get("id2label")
+        labels = len(known) if known else theirs.get("num_labels", 2)
         kind = "reward" if labels == 1 and head.kind == "sequence_classification" else head.kind
-        return dataclasses.replace(head, kind=kind, labels=labels)
+        names = tuple(str(known[i]) for i in sorted(known, key=int)) if known else ()
+        names = () if names == _unnamed(labels) else names
+        return dataclasses.replace(head, kind=kind, labels=labels, label_names=names)
+
+
+def _unnamed(labels: int) -> tuple[str, ...]:
+    """What transformers calls classes that have no names."""
+    return tuple(f"LABEL_{i}" for i in range(labels))
 
 
 def _check_types(base: ModelConfig, changes: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
+from jax.sharding import NamedSharding
 
 from jaxllm.core.errors import UserError, nearest
 from jaxllm.core.paths import path
@@ -115,21 +116,10 @@ def import_params(
     if warn and source.left_out:
         warn(source.left_out)
     shardings = flatten_arrays(param_shardings(specs, compute.sharding))
-    with ThreadPoolExecutor(THREADS) as pool:
-        built = {}
-        for name, spec in flatten(specs).items():
-            shards: dict[str, np.ndarray] = {}  # replicas share one
-
-            def shard(index, name=name, dtype=spec.dtype, shards=shards):
-                key = str(index)
-                if key not in shards:
-                    shards[key] = source.build(name, index, dtype, pool)
-                return shards[key]
-
-            built[name] = jax.make_array_from_callback(spec.shape, shardings[name], shard)
-            built[name].block_until_ready()
-            source.files.forget()
-    return nested(built)
+    return nested({
+        name: source.read(name, spec.dtype, shardings[name])
+        for name, spec in flatten(specs).items()
+    })
 
 
 THREADS = min(8, os.cpu_count() or 1)  # of which some wait for the disk and some copy
@@ -180,6 +170,26 @@ class Source:
             return block
 
         return Streamed(self._shapes[name], dtype, make)
+
+    def read(self, name: str, dtype: np.dtype, sharding: NamedSharding) -> jax.Array:
+        """The parameter in its shards.
+
+        Raises:
+          UserError: see `build`.
+        """
+        shards: dict[str, np.ndarray] = {}  # replicas share one
+
+        def shard(index: Index) -> np.ndarray:
+            key = str(index)
+            if key not in shards:
+                shards[key] = self.build(name, index, dtype, pool)
+            return shards[key]
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            array = jax.make_array_from_callback(self._shapes[name], sharding, shard)
+            array.block_until_ready()
+        self.files.forget()
+        return array
 
     def build(
         self, name: str, index: Index, dtype: np.dtype, pool: ThreadPoolExecutor

@@ -41,8 +41,8 @@ PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|h5|msgpack)$")
 class Tensors(Mapping[str, np.ndarray]):
     """The tensors of a folder by name; reading one maps its pages and no others."""
 
-    def __init__(self, folder: str | os.PathLike):
-        """Opens model.safetensors, or the shards that the index names.
+    def __init__(self, folder: str | os.PathLike, file: str = ""):
+        """Opens model.safetensors, or the shards that the index names, or `file` alone.
 
         Raises:
           UserError: there is no safetensors file, only a pickle; or a file is not whole.
@@ -50,7 +50,8 @@ class Tensors(Mapping[str, np.ndarray]):
         self.folder = local(folder)
         self._views: dict[str, np.ndarray] = {}
         self._maps: list[tuple[int, mmap.mmap, Any]] = []  # address, mapping, open file
-        for name in self._files():
+        self.metadata: dict[str, str] = {}  # what the files say of themselves
+        for name in [file] if file else self._files():
             self._open(name)
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -139,7 +140,7 @@ class Tensors(Mapping[str, np.ndarray]):
         mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         address = np.frombuffer(mapped, np.uint8).__array_interface__["data"][0]
         self._maps.append((address, mapped, handle))
-        header.pop("__metadata__", None)
+        self.metadata |= header.pop("__metadata__", None) or {}
         for tensor, entry in header.items():
             if tensor in self._views:
                 raise _damaged(file, f"it holds {tensor} a second time")
@@ -192,8 +193,11 @@ class Writer:
     def __init__(
         self, folder: str | os.PathLike,
         tensors: Mapping[str, tuple[Sequence[int], np.dtype]], shard_bytes: int = 5 * 10**9,
+        file: str = "", metadata: Mapping[str, str] | None = None,
     ):
         """Plans the shards, in the order of `tensors`, and makes the files at their full length.
+
+        With `file` there is one of that name. `metadata` is what each says of itself.
 
         Raises:
           UserError: the folder cannot be written, or the disk has not the room.
@@ -201,20 +205,22 @@ class Writer:
         self._folder = make_directory(local(folder))
         self._views: dict[str, np.ndarray] = {}
         self._maps: list[mmap.mmap] = []
+        self._metadata = {"format": "pt", **(metadata or {})}
         sizes = {n: math.prod(shape) * dtype.itemsize for n, (shape, dtype) in tensors.items()}
         shards: list[list[str]] = [[]]
         used = 0
         for name, size in sizes.items():
-            if shards[-1] and used + size > shard_bytes:
+            if not file and shards[-1] and used + size > shard_bytes:
                 shards.append([])
                 used = 0
             shards[-1].append(name)
             used += size
         count, places = len(shards), {}
         for number, names in enumerate(shards, 1):
-            file = SINGLE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
-            self._make(file, {name: tensors[name] for name in names})
-            places.update(dict.fromkeys(names, file))
+            shard = f"model-{number:05d}-of-{count:05d}.safetensors"
+            shard = shard if count > 1 else file or SINGLE
+            self._make(shard, {name: tensors[name] for name in names})
+            places.update(dict.fromkeys(names, shard))
         if count > 1:
             index = {
                 "metadata": {"total_size": sum(sizes.values())},
@@ -237,7 +243,7 @@ class Writer:
             mapped.flush()
 
     def _make(self, file: str, tensors: Mapping[str, tuple[Sequence[int], np.dtype]]) -> None:
-        header, end = {"__metadata__": {"format": "pt"}}, 0
+        header, end = {"__metadata__": self._metadata}, 0
         for name, (shape, dtype) in tensors.items():
             begin, end = end, end + math.prod(shape) * dtype.itemsize
             header[name] = {

@@ -116,7 +116,7 @@ def test_workers_end_with_the_driver(tmp_path, how):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment,
                                stderr=subprocess.DEVNULL, start_new_session=True)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120  # a deadline for a machine with much else to do
     files = [tmp_path / "pid-0", tmp_path / "pid-1"]
     while not all(file.exists() and file.read_text() for file in files):
         assert time.monotonic() < end and process.poll() is None
@@ -125,7 +125,7 @@ def test_workers_end_with_the_driver(tmp_path, how):
         os.killpg(process.pid, how)
     else:
         process.send_signal(how)
-    assert process.wait(timeout=20) != 0
+    assert process.wait(timeout=60) != 0
     while any(alive(int(file.read_text())) for file in files):
         assert time.monotonic() < end
         time.sleep(0.02)

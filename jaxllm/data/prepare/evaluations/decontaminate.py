@@ -136,6 +136,15 @@ class Index:
         """The numbers of the n-grams that the text holds, ascending, each once."""
         return tuple(np.unique(self._find(text)[1]).tolist())
 
+    def words(self, ngrams: Sequence[int]) -> list[str]:
+        """The words of each of these n-grams, a space between them."""
+        vocabulary = ["", *self._vocabulary]
+        starts, lengths = self._places[list(ngrams)], self._lengths[list(ngrams)]
+        return [
+            " ".join(vocabulary[word] for word in self._stream[start : start + length])
+            for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+        ]
+
     def ignored(self, documents: Mapping[int, int]) -> frozenset[int]:
         """The n-grams to ignore, given how many training documents hold each."""
         return frozenset(n for n, c in documents.items() if c > self.settings.most_documents)

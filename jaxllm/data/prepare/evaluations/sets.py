@@ -58,7 +58,7 @@ def read_examples(name: str) -> Iterator[Example]:
         else:
             rows = _rows(str(file), form, _text(str(file), _bytes(file)), options)
         for number, row in enumerate(rows):
-            if fields := tuple(_texts(row)):
+            if fields := tuple(texts(row)):
                 count += 1
                 yield Example(label, number, fields)
     if not count:
@@ -245,7 +245,7 @@ def _parquet(name: str, content: bytes) -> list[object]:
         raise unreadable(name, str(error), "Fetch the file again.") from error
 
 
-def _texts(value: object) -> Iterator[str]:
+def texts(value: object) -> Iterator[str]:
     """Every text in a value, in its order."""
     stack = [value]
     while stack:

@@ -45,6 +45,24 @@ def read(
             yield take(number, record)
 
 
+def read_rows(file: InputFile, config: InputConfig) -> Iterator[tuple[str, dict | Rejected]]:
+    """The fields of each record, a JSON object or a tf.train.Example, with its place."""
+    with _local(file) as name:
+        for number, record in enumerate(_records(name)):
+            row = parse_example(record)
+            if not row:
+                row = jsonl.parse(f"{file.name}:{number}", record)
+            else:
+                row = {name: _text(value) for name, value in row.items()}
+            yield f"record {number + 1}", row
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text(one) for one in value]
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
 def _take(file: InputFile, config: InputConfig, first: bytes) -> Take:
     """What makes a record a document."""
     rows, limit = Rows(file, config), config.max_document_bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxllm.core.errors import UserError
 from jaxllm.data.prepare.config import InputConfig
@@ -65,6 +65,31 @@ def read_batches(
                 number += 1
     except pa.ArrowException as error:
         raise BrokenFile("broken_file", f"behind row {number}: {error}") from error
+
+
+def batch_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, dict]]:
+    """The columns of each row, with its place.
+
+    Raises:
+      BrokenFile: a batch cannot be read.
+    """
+    import pyarrow as pa
+
+    number = 0
+    try:
+        for batch in batches:
+            for row in batch.to_pylist():
+                number += 1
+                yield f"row {number}", {name: _present(value) for name, value in row.items()}
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise BrokenFile("broken_file", f"behind row {number}: {error}") from error
+
+
+def _present(value: Any) -> Any:
+    """A value without the fields that are null in it: a struct has those of all rows."""
+    if isinstance(value, dict):
+        return {name: _present(one) for name, one in value.items() if one is not None}
+    return [_present(one) for one in value] if isinstance(value, list) else value
 
 
 def _values(

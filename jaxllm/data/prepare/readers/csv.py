@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from typing import Any
 
 from jaxllm.core.errors import UserError
 from jaxllm.data.prepare.config import InputConfig
 from jaxllm.data.prepare.documents import EXCERPT, Document, Part, Rejected
-from jaxllm.data.prepare.readers.base import MISSING, InputFile, Rows, missing_column
+from jaxllm.data.prepare.readers.base import MISSING, InputFile, Rows, decode, missing_column
 from jaxllm.data.prepare.readers.streams import read_lines
 
 ENDINGS = (".csv", ".tsv")
@@ -44,15 +45,52 @@ def read(
     Raises:
       UserError: a column that the configuration names is not there, or no delimiter.
     """
-    rows, limit = Rows(file, config), config.max_document_bytes
+    rows, (table, columns) = Rows(file, config), _table(file, config)
+    text, key, source = _places(file, config, columns)
+    for number, row in _fields(rows, table, columns, config):
+        if isinstance(row, Rejected):
+            yield row
+        else:
+            yield rows.document(
+                number, _bytes(row[text]),
+                MISSING if key is None else _bytes(row[key]),
+                MISSING if source is None else _bytes(row[source]),
+            )
+
+
+def read_rows(
+    file: InputFile, config: InputConfig
+) -> Iterator[tuple[str, dict[str, str] | Rejected]]:
+    """The fields of each row by their columns, with the line in which it ends.
+
+    Raises:
+      UserError: no delimiter, or no header.
+    """
+    rows, (table, columns) = Rows(file, config), _table(file, config)
+    for number, row in _fields(rows, table, columns, config):
+        if not isinstance(row, Rejected):
+            texts = [decode(f"{file.name}:{number}", _bytes(field)) for field in row]
+            bad = next((text for text in texts if isinstance(text, Rejected)), None)
+            row = bad or dict(zip(columns, texts, strict=True))
+        yield f"line {table.line_num}", row
+
+
+def _table(file: InputFile, config: InputConfig) -> tuple[Any, list[str]]:
+    """The library's reader, at the first row of data, and the columns' names."""
+    limit = config.max_document_bytes
     # the library has one limit for the process, and stops at 128 KiB without this
     csv.field_size_limit(max(limit, csv.field_size_limit()))
     quoting = csv.QUOTE_MINIMAL if config.csv_quotes else csv.QUOTE_NONE
     table = csv.reader(
         _Lines(file, limit), delimiter=_delimiter(file, config), strict=True, quoting=quoting
     )
-    columns = list(config.csv_columns) or _header(file, table)
-    text, key, source = _places(file, config, columns)
+    return table, list(config.csv_columns) or _header(file, table)
+
+
+def _fields(
+    rows: Rows, table: Any, columns: list[str], config: InputConfig
+) -> Iterator[tuple[int, list[str] | Rejected]]:
+    """Number and fields of each row."""
     number = 0
     while True:
         try:
@@ -61,21 +99,18 @@ def read(
             return
         except csv.Error as error:
             hint = " (set input.csv_quotes=False if quotes mean nothing)" * config.csv_quotes
-            yield rows.rejected(number, "bad_csv", f"{error}{hint}")
+            yield number, rows.rejected(number, "bad_csv", f"{error}{hint}")
         except _LongLine as error:
-            yield rows.too_long(number, *error.args)
+            yield number, rows.too_long(number, *error.args)
         else:
             if not row:
                 continue
             if len(row) != len(columns):
                 detail = f"{len(row)} fields for {len(columns)} columns"
-                yield rows.rejected(number, "bad_csv", detail, " | ".join(row)[:EXCERPT])
+                excerpt = " | ".join(row)[:EXCERPT]
+                yield number, rows.rejected(number, "bad_csv", detail, excerpt)
             else:
-                yield rows.document(
-                    number, _bytes(row[text]),
-                    MISSING if key is None else _bytes(row[key]),
-                    MISSING if source is None else _bytes(row[source]),
-                )
+                yield number, row
         number += 1
 
 

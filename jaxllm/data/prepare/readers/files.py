@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from etils import epath
 
@@ -60,7 +60,7 @@ def _entry_files(entry: str, config: InputConfig) -> Iterator[InputFile]:
                     f"together: entries that begin with {prefix!r} are of the format {kind!r}, and "
                     "no others. Leave input.format=auto."
                 )
-    for found, shown in _expand(entry):
+    for found, shown in expand(entry):
         kind = config.format if config.format != "auto" else _format(found, shown)
         yield InputFile(found, shown, kind, _size(found, shown), entry)
 
@@ -75,38 +75,52 @@ def _size(file: epath.Path, shown: str) -> int:
         ) from error
 
 
-def _expand(name: str) -> list[tuple[epath.Path, str]]:
-    """The files behind one entry of `input.paths`, with the names to show."""
+def expand(
+    name: str, field: str = "input.paths", kind_of: Callable[[str], str | None] = format_of
+) -> list[tuple[epath.Path, str]]:
+    """The files behind a file's or folder's name or a glob, with the names to show.
+
+    `field` is named in the errors; of a folder the files are those of which `kind_of` knows a kind.
+
+    Raises:
+      UserError: nothing is there.
+    """
     if name.startswith(SAMPLE):
-        folder = path(sample(name.removeprefix(SAMPLE)))
-        return [(file, f"{name}/{file.name}") for file in sorted(folder.glob("*.txt"))]
+        found = path(sample(name.removeprefix(SAMPLE)))
+        if not found.is_dir():
+            return [(found, name)]
+        return [(file, f"{name}/{file.name}") for file in sorted(found.glob("*.txt"))]
     root = path(name)
     if root.is_dir():
-        found = list(_walk(root))
+        found = list(_walk(root, field, kind_of))
         if not found:
             raise UserError(
-                f"input.paths: the folder {name} holds no file that ends in "
-                f"{', '.join(known_endings())}. Name the files, such as FOLDER/*.log, and set "
-                "input.format."
+                f"{field}: the folder {name} holds no file that ends in "
+                f"{', '.join(known_endings())}. Name the files, such as FOLDER/*.log"
+                f"{', and set input.format' if kind_of is format_of else ''}."
             )
     elif root.exists():
         found = [root]
     elif glob.has_magic(name):
         base, found = _glob(root)
         if not found:
-            raise UserError(f"input.paths: nothing matches {name!r}. {_neighbours(base)}")
+            raise UserError(f"{field}: nothing matches {name!r}. {_neighbours(base)}")
     else:
         near = _neighbours(root.parent, root.name)
-        raise UserError(f"input.paths: {name} does not exist. {near}")
+        raise UserError(f"{field}: {name} does not exist. {near}")
     return [(file, str(file)) for file in found]
 
 
-def _walk(folder: epath.Path, above: tuple[str, ...] = ()) -> Iterator[epath.Path]:
+def _walk(
+    folder: epath.Path, field: str, kind_of: Callable[[str], str | None],
+    above: tuple[str, ...] = (),
+) -> Iterator[epath.Path]:
     """The files of known formats in a folder and below; a link to one of the folders `above`
     is not followed."""
     above = (*above, os.path.realpath(folder))
     for module in formats().values():
-        if hasattr(module, "folder_files") and (found := module.folder_files(folder)) is not None:
+        take = getattr(module, "folder_files", None)
+        if take and (found := take(folder, field)) is not None:
             yield from found
             return
     for item in sorted(folder.iterdir()):
@@ -114,8 +128,8 @@ def _walk(folder: epath.Path, above: tuple[str, ...] = ()) -> Iterator[epath.Pat
             continue
         if item.is_dir():
             if os.path.realpath(item) not in above:
-                yield from _walk(item, above)
-        elif format_of(item.name):
+                yield from _walk(item, field, kind_of, above)
+        elif kind_of(item.name):
             yield item
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from jaxllm.data.prepare.config import InputConfig
 from jaxllm.data.prepare.documents import Document, Part, Rejected
-from jaxllm.data.prepare.readers.base import InputFile, Rows, decode, excerpt
+from jaxllm.data.prepare.readers.base import InputFile, Rows, decode, excerpt, too_long
 from jaxllm.data.prepare.readers.streams import read_lines
 
 # Packed files named .json hold lines, as those of C4 do; a .json itself is mostly one object.
@@ -26,6 +26,16 @@ def read(
         elif not line.isspace():
             row = parse(f"{file.name}:{number}", line)
             yield row if isinstance(row, Rejected) else rows.take(number, row)
+
+
+def read_rows(file: InputFile, config: InputConfig) -> Iterator[tuple[str, dict | Rejected]]:
+    """The object of each line that is not blank, with its place in the file."""
+    for number, line, excess in read_lines(file, config.max_document_bytes):
+        name, place = f"{file.name}:{number}", f"line {number + 1}"
+        if excess:
+            yield place, too_long(name, excess, config.max_document_bytes, line)
+        elif not line.isspace():
+            yield place, parse(name, line)
 
 
 def parse(name: str, record: bytes) -> dict | Rejected:

@@ -7,8 +7,13 @@ A format's file has
 and may have
   PREFIX, expand(entry, config) -> list[InputFile]
             entries of `input.paths` that begin with PREFIX and name no file
-  folder_files(folder) -> list[Path] | None
+  folder_files(folder, field) -> list[Path] | None
             the files of a folder that is one data set of this format
+  read_rows(file, config) -> Iterator[tuple[str, Mapping | Rejected]]
+            what rows for fine-tuning are made of: all fields of each row, and its place in the
+            file, such as "line 7"; without it a document is a row of one field, `text`
+  ROW_ENDINGS
+            further endings of files of rows, which `prepare` does not read
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import functools
 import importlib
 import pkgutil
 import re
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from jaxllm.core.errors import unknown
@@ -37,6 +43,27 @@ def formats() -> dict[str, ModuleType]:
     return found
 
 
+@functools.cache
+def row_formats() -> dict[str, ModuleType]:
+    """The formats of files of rows by name."""
+    package = importlib.import_module(__package__)
+    modules = {
+        module.name: importlib.import_module(f"{__package__}.{module.name}")
+        for module in pkgutil.iter_modules(package.__path__)
+    }
+    found = {name: module for name, module in modules.items() if hasattr(module, "read_rows")}
+    return {**formats(), **found}
+
+
+def row_format_of(name: str) -> str | None:
+    """The format of a file of rows by the ending of its name."""
+    known = {
+        kind: (*getattr(module, "ENDINGS", ()), *getattr(module, "ROW_ENDINGS", ()))
+        for kind, module in row_formats().items()
+    }
+    return _by_ending(name, known)
+
+
 def format_module(name: str) -> ModuleType:
     """The file of a format.
 
@@ -50,10 +77,13 @@ def format_module(name: str) -> ModuleType:
 
 def format_of(name: str) -> str | None:
     """The format of a file by the ending of its name."""
+    return _by_ending(name, {kind: module.ENDINGS for kind, module in formats().items()})
+
+
+def _by_ending(name: str, known: Mapping[str, Sequence[str]]) -> str | None:
     stem = SHARD.sub("", name.lower())
-    for kind, module in formats().items():
-        endings = (end + packed for end in module.ENDINGS for packed in streams.ENDINGS)
-        if stem.endswith(tuple(endings)):
+    for kind, endings in known.items():
+        if stem.endswith(tuple(end + packed for end in endings for packed in streams.ENDINGS)):
             return kind
     return None
 
