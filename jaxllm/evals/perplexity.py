@@ -18,6 +18,7 @@ from jaxllm.core.rundir import Record, append_records
 from jaxllm.data import tokenizers
 from jaxllm.data.config import DataConfig
 from jaxllm.data.loader import ValidationData
+from jaxllm.data.objectives import stream_config, trains_on_rows
 from jaxllm.models.config import LANGUAGE_HEADS
 from jaxllm.models.load import SavedModel, find_model
 from jaxllm.nn.compute import make_compute
@@ -57,6 +58,8 @@ def evaluate_perplexity(
         saved.config.check_length(length, "sequence_length")
         tokenizer = saved.load_tokenizer()
         own = dataclasses.replace(own, sequence_length=length)
+        if trains_on_rows(own.objective):  # tuned on rows, measured on text
+            own = stream_config(own, bool(tokenizer.sentinel_ids))
         start_id = saved.config.decoder_start_id
         splits = [_validation(folder, tokenizer, own, start_id, saved) for folder in data]
         with display.phase(f"reading {name}"):

@@ -1,0 +1,1 @@
+"""Language modelling on whole documents, comparable across tokenizers."""

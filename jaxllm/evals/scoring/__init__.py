@@ -1,0 +1,1 @@
+"""Log-probabilities of texts given others, in batches of a few shapes."""

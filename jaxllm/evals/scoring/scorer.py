@@ -1,0 +1,254 @@
+"""Scores requests in batches: rows of like length together, shared beginnings computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxllm.core.errors import UserError
+from jaxllm.core.mesh import check_batch
+from jaxllm.evals.scoring import buckets, programs
+from jaxllm.evals.scoring.rows import Request, Row, Scored, pairs_of, rows_of
+from jaxllm.evals.scoring.stems import Stem, choose
+from jaxllm.models.load import Model
+from jaxllm.nn.attention import Cache
+
+LENGTHS = 4  # of whole rows; half as many where there are stems
+TAIL_LENGTHS, TAIL_STEP = 2, 8
+STEM_LENGTHS = 2  # for each length of their tails
+PAYS = 0.75  # stems are used where at most this share of the tokens remains
+LARGE = 32  # rows of a stem from which on it is alone in its batch
+PENDING = 2  # batches computed while the results of others are read
+Told = Callable[[int], None]  # how many more requests are done
+
+
+class _Batch(NamedTuple):
+    """Rows on their way through the model."""
+
+    rows: Sequence[Row]
+    rows_of_part: int
+    found: tuple[jax.Array, jax.Array]  # log-probability and likeliest or not, [N, P]
+
+
+@dataclass
+class Counts:
+    """What was done, for the report."""
+
+    requests: int = 0
+    truncated: int = 0  # requests that lost the beginning of their context
+    tokens: int = 0  # of all contexts and continuations
+    computed: int = 0  # that went through the model, padding included
+    shapes: set[tuple] = field(default_factory=set)
+
+    @property
+    def compiles(self) -> int:
+        """Programs that were compiled."""
+        return len(self.shapes)
+
+
+class Scorer:
+    """Log-probabilities of continuations by one model."""
+
+    def __init__(self, model: Model, *, batch_size: int, max_length: int, start_id: int = 0):
+        """`batch_size` rows of `max_length` tokens are computed at once, or as many tokens in
+        shorter rows. `start_id` is what an encoder-decoder's decoder begins with."""
+        self._sharding = model.compute.sharding
+        check_batch(self._sharding, batch_size, "--batch_size")
+        self._parts = self._sharding.parts("batch")
+        self._model, self.start_id = model, start_id
+        self.max_length = max_length
+        self._tokens = batch_size * max_length
+        self.counts = Counts()
+
+    def score(self, requests: Sequence[Request], told: Told | None = None) -> list[Scored]:
+        """A result for each request, in their order.
+
+        Raises:
+          UserError: a score is not a number.
+        """
+        paired = self._model.config.architecture == "encoder_decoder"
+        if paired:
+            rows, cut = pairs_of(requests, self.max_length, self.start_id)
+        else:
+            rows, cut = rows_of(requests, self.max_length)
+        self.counts.requests += len(requests)
+        self.counts.truncated += cut
+        self.counts.tokens += sum(len(r.context) + len(r.continuation) for r in requests)
+        results: list[Scored | None] = [None] * len(requests)
+        batches = self._paired(rows) if paired else self._single(rows)
+        pending = []
+        for batch in batches:
+            pending.append(batch)
+            if len(pending) > PENDING:
+                _read(pending.pop(0), results, told)
+        for batch in pending:
+            _read(batch, results, told)
+        return results
+
+    def _single(self, rows: list[Row]) -> Iterator[_Batch]:
+        stems, alone = self._stems(rows)
+        tails = [max(len(rows[row].ids) for row in stem.rows) - stem.length for stem in stems]
+        for tail, of_tail in buckets.split(tails, TAIL_LENGTHS, TAIL_STEP):
+            some = [stems[place] for place in of_tail]
+            for length, members in buckets.split([stem.length for stem in some], STEM_LENGTHS):
+                yield from self._with_stems(rows, [some[m] for m in members], length, tail)
+        lengths = [len(rows[row].ids) for row in alone]
+        for length, members in buckets.split(lengths, LENGTHS // 2 if stems else LENGTHS):
+            size = buckets.batch_rows(self._tokens, length, len(members), self._parts)
+            chosen = [rows[alone[member]] for member in members]
+            chunks = _chunks(chosen, size)
+            most = max(self._most_places(chunk, size) for chunk in chunks)
+            for chunk in chunks:
+                ids = _padded([row.ids for row in chunk], size, length)
+                lookup = self._lookup(chunk, size, length, most)
+                found = self._run("rows", programs.rows, ids, lookup=lookup)
+                yield _Batch(chunk, size // self._parts, found)
+
+    def _paired(self, rows: list[Row]) -> Iterator[_Batch]:
+        for length, members in buckets.split([len(row.context) for row in rows], LENGTHS):
+            chosen = [rows[member] for member in members]
+            short = buckets.rounded(max(len(row.ids) for row in chosen))
+            size = buckets.batch_rows(self._tokens, length + short, len(chosen), self._parts)
+            chunks = _chunks(chosen, size)
+            most = max(self._most_places(chunk, size) for chunk in chunks)
+            for chunk in chunks:
+                context = _padded([row.context for row in chunk], size, length)
+                lengths = np.ones(size, np.int32)
+                lengths[: len(chunk)] = [len(row.context) for row in chunk]
+                ids = _padded([row.ids for row in chunk], size, short)
+                lookup = self._lookup(chunk, size, short, most)
+                found = self._run(
+                    "pairs", programs.pairs, context, lengths, ids, lookup=lookup
+                )
+                yield _Batch(chunk, size // self._parts, found)
+
+    def _stems(self, rows: list[Row]) -> tuple[list[Stem], list[int]]:
+        """The stems to use, none where they do not pay, and the rows outside them."""
+        everything = list(range(len(rows)))
+        if self._parts > 1 or len(rows) < 2:  # a stem's cache lies on one device
+            return [], everything
+        stems, alone = choose([row.ids for row in rows], [min(row.places) for row in rows])
+        saved = sum(stem.length * (len(stem.rows) - 1) for stem in stems)
+        total = sum(len(row.ids) for row in rows)
+        return (stems, alone) if total - saved <= PAYS * total else ([], everything)
+
+    def _with_stems(
+        self, rows: list[Row], stems: list[Stem], length: int, tail: int
+    ) -> Iterator[_Batch]:
+        """The batches of the stems' rows; stems are padded to `length`, what follows to `tail`."""
+        many = sum(len(stem.rows) for stem in stems)
+        together = 1
+        if many < LARGE * len(stems):
+            together = buckets.batch_rows(self._tokens, length, len(stems), 1)
+        size = buckets.batch_rows(self._tokens, length + tail, many, 1)
+        groups = _chunks(stems, together)
+        plan = [
+            _chunks([(place, row) for place, stem in enumerate(group) for row in stem.rows], size)
+            for group in groups
+        ]
+        most = max(self._most_places([rows[r] for _, r in c], size) for p in plan for c in p)
+        for group, chunks in zip(groups, plan, strict=True):
+            firsts = [rows[stem.rows[0]].ids[: stem.length] for stem in group]
+            ids = _padded(firsts, together, length)
+            cache = self._run("stems", programs.stems, ids, static=length + tail)
+            for chunk in chunks:
+                yield self._tails(rows, group, chunk, cache, (size, tail, most))
+
+    def _tails(self, rows, group, chunk, cache, shape) -> _Batch:
+        """The batch of a chunk of (place of the stem in its group, row)."""
+        size, length, most = shape
+        chosen = [rows[row] for _, row in chunk]
+        begins = [group[place].length for place, _ in chunk]
+        which, starts = np.zeros(size, np.int32), np.zeros(size, np.int32)
+        which[: len(chunk)] = [place for place, _ in chunk]
+        starts[: len(chunk)] = begins
+        ids = _padded(
+            [row.ids[begin:] for row, begin in zip(chosen, begins, strict=True)], size, length
+        )
+        lookup = self._lookup(chosen, size, length, most, begins)
+        found = self._run("tails", programs.tails, which, starts, ids, lookup=lookup, cache=cache)
+        return _Batch(chosen, size, found)
+
+    def _most_places(self, chunk: list[Row], size: int) -> int:
+        """Places looked up in the fullest part of a batch, rounded."""
+        rows = size // self._parts
+        counts = [
+            sum(len(row.places) for row in chunk[part * rows : (part + 1) * rows])
+            for part in range(self._parts)
+        ]
+        most = max(counts)
+        return buckets.rounded(most, 64 if most <= programs.PLACES else programs.PLACES)
+
+    def _lookup(
+        self, chunk: list[Row], size: int, length: int, most: int,
+        begins: Sequence[int] | None = None,
+    ) -> programs.Lookup:
+        rows = size // self._parts
+        index, tokens = (np.zeros((self._parts, most), np.int32) for _ in range(2))
+        filled = [0] * self._parts
+        for number, row in enumerate(chunk):
+            part, offset = number // rows, number % rows * length
+            if begins is not None:
+                offset -= begins[number]
+            first, count = filled[part], len(row.places)
+            index[part, first : first + count] = np.asarray(row.places) + offset
+            tokens[part, first : first + count] = row.targets
+            filled[part] += count
+        return programs.Lookup(index, tokens)
+
+    def _run(
+        self, name: str, program: Callable, *arrays: np.ndarray,
+        lookup: programs.Lookup | None = None, cache: Cache | None = None,
+        static: int | None = None,
+    ):
+        """Dispatches a batch; arrays have the batch as their first axis."""
+        held = () if cache is None else (cache,)
+        fixed = () if static is None else (static,)
+        rest = () if lookup is None else (self._placed(lookup, ("batch", None)),)
+        shapes = tuple(x.shape for x in jax.tree.leaves((arrays, held, rest)))
+        self.counts.shapes.add((name, fixed, shapes))
+        self.counts.computed += sum(a.size for a in arrays if a.ndim == 2)
+        placed = [self._placed(a, ("batch", "sequence")[: a.ndim]) for a in arrays]
+        model = self._model
+        return program(model.structure, *fixed, model.params, *held, *placed, *rest)
+
+    def _placed(self, tree, axes: tuple[str | None, ...]):
+        if self._parts == 1:
+            return tree
+        return jax.device_put(tree, self._sharding.named(axes))
+
+
+def _read(batch: _Batch, results: list[Scored | None], told: Told | None) -> None:
+    """Takes a batch's results apart."""
+    log_NP, greedy_NP = (np.asarray(x) for x in batch.found)
+    offsets, done = [0] * len(log_NP), 0
+    for number, row in enumerate(batch.rows):
+        part = number // batch.rows_of_part
+        first, offsets[part] = offsets[part], offsets[part] + len(row.places)
+        log, greedy = (x[part, first : offsets[part]] for x in (log_NP, greedy_NP))
+        if np.isnan(log).any():
+            raise UserError(
+                "The model's scores are not numbers (NaN): one of its parameters is not finite, "
+                "or its activations overflow. Choose another step of the run, or another dtype."
+            )
+        for request, begin, count in row.parts:
+            results[request] = Scored(log[begin : begin + count], greedy[begin : begin + count])
+            done += 1
+    if told:
+        told(done)
+
+
+def _chunks(items: Sequence, size: int) -> list[Sequence]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _padded(rows: Sequence[Sequence[int]], size: int, length: int) -> np.ndarray:
+    """The rows as an array [size, length], with zeros behind and below them."""
+    array = np.zeros((size, length), np.int32)
+    for place, row in enumerate(rows):
+        array[place, : len(row)] = row
+    return array

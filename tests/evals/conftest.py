@@ -1,0 +1,72 @@
+"""A tiny random Llama in a Hugging Face folder, and a folder of small benchmarks."""
+
+import json
+import random
+
+import pytest
+
+WORDS = ["river", "stone", "blue", "seven", "walk", "garden", "night", "open", "letter", "sun"]
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """A folder that transformers wrote: a model of two layers and a byte-level BPE tokenizer."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator([" ".join(WORDS * 3)], trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<s>", "</s>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
+    ))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)])
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>",
+        chat_template="{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}\n"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(fast), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+        rope_theta=20000.0, initializer_range=0.2, bos_token_id=0, eos_token_id=1,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def benchmarks(tmp_path_factory):
+    """Six questions of each benchmark, in the files that the task files of the package read."""
+    rng, root = random.Random(0), tmp_path_factory.mktemp("benchmarks")
+
+    def text(least=3, most=9):
+        return " ".join(rng.choices(WORDS, k=rng.randint(least, most)))
+
+    def write(name, content):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(content)
+
+    for split in ("dev", "test"):
+        rows = [",".join([text(), *(text(1, 3) for _ in range(4)), str(rng.randrange(4))])
+                for _ in range(6)]
+        header = "question,choice0,choice1,choice2,choice3,answer"
+        write(f"mmlu/{split}_marketing_{split}.csv", "\n".join([header, *rows]) + "\n")
+    examples = [{"input": text(), "target": rng.choice(["Yes", "No"])} for _ in range(6)]
+    write("bbh/navigate.json", json.dumps({"examples": examples}))
+    rows = [{"goal": text(), "sol1": text(), "sol2": text()} for _ in range(6)]
+    write("piqa/valid.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write("piqa/valid-labels.lst", "".join(f"{rng.randrange(2)}\n" for _ in rows))
+    items = "".join(
+        f'<item id="{i}" asks-for="{kind}" most-plausible-alternative="{rng.randint(1, 2)}">'
+        f"<p>{text()}.</p><a1>{text()}.</a1><a2>{text()}.</a2></item>"
+        for i, kind in enumerate(["cause", "effect"] * 3)
+    )
+    write("copa/copa-dev.xml", f"<copa-corpus>{items}</copa-corpus>")
+    return root
