@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxllm.core.display import short
+from jaxllm.plan.adapters import RANK
 from jaxllm.plan.rules import APPROACHES, NEVER, RULES
 from jaxllm.plan.search import hbm
 from jaxllm.plan.situation import EPOCHS, MOST_EPOCHS, SHOTS, Facts, Situation
-from jaxllm.plan.tuning import RANK, Assumed, Cost
+from jaxllm.plan.tuning import Assumed, Cost
 
 RECIPES = {
     "llama3.1_8b": "configs/tune/llama3_8b_lora.py", "gemma3_4b": "configs/tune/gemma_lora.py",

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 from jaxllm.core.errors import UserError
+from jaxllm.plan.adapters import tuned_memory
 from jaxllm.plan.flops import Kernel, Lengths, layer_products
 from jaxllm.plan.remat import Remat
 from jaxllm.plan.shapes import TowerShape, Weight
@@ -75,11 +76,11 @@ def memory(work: Workload, mesh: Mesh, remat: Remat, kernel: Kernel) -> Memory:
     if work.optimizer_on_host:  # it comes whole, where activations and gathered weights lay
         working = max(working, optimizer - saved - gathered)
         optimizer, offloaded = 0.0, offloaded + optimizer
-    return Memory(
+    return tuned_memory(Memory(
         parameters=parameters, optimizer=optimizer,
         gradients=whole * work.param_bytes * accumulating, saved=saved, working=working,
         gathered=gathered, program=PROGRAM, offloaded=offloaded,
-    )
+    ), work)
 
 
 def offloaded_bytes(work: Workload, mesh: Mesh, remat: Remat, kernel: Kernel) -> float:

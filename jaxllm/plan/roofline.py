@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from jaxllm.plan.adapters import tuned_time
 from jaxllm.plan.flops import (
     HEAD_PRODUCTS,
     HEAD_PRODUCTS_FSDP,
@@ -138,7 +139,12 @@ def step_time(
     )
     ideal = flops / (where.chips * where.chip.peak_flops)
     slow = parts.total - hidden + traffic
-    return dataclasses.replace(parts, mfu=ideal / parts.total, mfu_unhidden=ideal / slow)
+    whole_step = dataclasses.replace(parts, mfu=ideal / parts.total, mfu_unhidden=ideal / slow)
+    kernels = sum(
+        t.layers * per_device([w for w in t.layer if w.kernel], mesh, 1.0)
+        for t in work.shape.towers
+    )
+    return tuned_time(whole_step, work, kernels, model.bandwidth * rates.memory)
 
 
 def microbatches(work: Workload, mesh: Mesh) -> int:
@@ -163,7 +169,8 @@ class _Roofline:
         return chip.peak_flops / chip.devices * chip.sustained
 
     @functools.cached_property
-    def _memory(self) -> float:
+    def bandwidth(self) -> float:
+        """Bytes per second of a device's memory."""
         chip = self.where.chip
         return chip.hbm_bandwidth / chip.devices
 
@@ -191,7 +198,7 @@ class _Roofline:
     def _product(self, tokens: float, inputs: float, outputs: float) -> float:
         compute = 2 * tokens * inputs * outputs / (self._peak * self.rates.matmul)
         moved = tokens * (inputs + outputs) + inputs * outputs
-        return max(compute, moved * self.work.compute_bytes / (self._memory * self.rates.memory))
+        return max(compute, moved * self.work.compute_bytes / (self.bandwidth * self.rates.memory))
 
     def _attention(
         self, tower: TowerShape, queries: float, keys: int, window: int, causal: bool
@@ -203,7 +210,7 @@ class _Roofline:
         compute = 2 * pairs * a.head_dim / rate
         if self.kernel.block:
             return compute
-        return max(compute, pairs * 6 / (self._memory * self.rates.memory))
+        return max(compute, pairs * 6 / (self.bandwidth * self.rates.memory))
 
     def _between(self, tower: TowerShape) -> float:
         """Entries read and written between the products of a layer, see docs/plan.md."""
@@ -215,7 +222,7 @@ class _Roofline:
         again = 0 if self.remat.keeps("between") else forward
         entries = local_tokens(self.work, tower, self.mesh) * (forward + backward + again)
         moved = entries * self.work.compute_bytes / self.mesh.tensor
-        return moved / (self._memory * self.rates.memory)
+        return moved / (self.bandwidth * self.rates.memory)
 
     def head(self, products: int) -> float:
         """Scores of the vocabulary with their gradients, and the softmax over float32 logits."""
@@ -224,7 +231,7 @@ class _Roofline:
         tokens = rows * work.lengths.scored / self.mesh.context
         weight = work.shape.projection
         outputs = weight.outputs / self.mesh.tensor
-        passes = 4 * 4 * tokens * outputs / (self._memory * self.rates.memory)
+        passes = 4 * 4 * tokens * outputs / (self.bandwidth * self.rates.memory)
         return products * self._product(tokens, weight.inputs, outputs) + passes
 
     def optimizer(self) -> float:
@@ -234,7 +241,7 @@ class _Roofline:
         moved = per_device([shape.embedding, *shape.head], self.mesh, each)
         for tower in shape.towers:
             moved += tower.layers / self.mesh.stage * per_device(tower.layer, self.mesh, each)
-        return moved / (self._memory * self.rates.memory)
+        return moved / (self.bandwidth * self.rates.memory)
 
     def fsdp(
         self, links: dict[str, float], forward: float, backward: float

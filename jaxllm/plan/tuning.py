@@ -1,9 +1,4 @@
-"""Memory and time of fine-tuning: `memory.py` and `roofline.py` for a step that trains a part.
-
-Full tuning keeps float32 parameters, gradients and AdamW's moments, 16 bytes each. Of LoRA only the
-adapters have those: the base lies in bfloat16, of QLoRA the layers' matrices in nf4 with double
-quantisation. A frozen matrix has no gradient, a third of its products.
-"""
+"""Memory and time of fine-tuning by each method on any machine, a laptop and single GPUs too."""
 
 from __future__ import annotations
 
@@ -13,23 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jaxllm.core.errors import UserError, nearest
+from jaxllm.plan.adapters import adapters
 from jaxllm.plan.chips import ALIASES, CHIPS, GB, GIB, Chip
 from jaxllm.plan.memory import Memory, fits, memory
 from jaxllm.plan.remat import POLICIES
-from jaxllm.plan.roofline import EFFICIENCY, StepTime, step_time
+from jaxllm.plan.roofline import StepTime, step_time
 from jaxllm.plan.search import hbm, meshes
-from jaxllm.plan.shapes import ModelShape, Weight
 from jaxllm.plan.slices import Slice, parse_slice
-from jaxllm.plan.workload import Mesh, Workload, per_device
+from jaxllm.plan.workload import Mesh, Workload
 
 METHODS = ("full", "lora", "qlora")
-RANK = 16  # of the adapters, on every matrix of the layers
-# Dettmers et al. 2023: 4 bits, an 8-bit scale for 64 of them, a float32 scale for 256 of those
-NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 REMATS = ("none", "mlp", "projections", "kv", "attention", "full")
 MOST_MICROBATCHES = 64
-FORWARD_AND_INPUTS = 2 / 3  # of a product's three passes, where its matrix stays as it is
-DEQUANTISED = 3  # times a step: forward, again for the backward pass, backward
 
 
 @dataclass(frozen=True)
@@ -123,30 +113,15 @@ def _known(name: str) -> bool:
     return chip in CHIPS or chip in ALIASES
 
 
-def adapters(shape: ModelShape, rank: int = RANK) -> float:
-    """Parameters of adapters of this rank on every matrix of the layers."""
-    return sum(
-        tower.layers * sum(_adapter(w, rank) for w in tower.layer if w.kernel)
-        for tower in shape.towers
-    )
-
-
-def base_bytes(shape: ModelShape, method: str) -> float:
-    """Bytes of the parameters of a model that is tuned by this method, adapters left out."""
-    kernels = sum(t.layers * sum(w.size for w in t.layer if w.kernel) for t in shape.towers)
-    if method == "full":
-        return 4.0 * shape.parameters
-    quantised = kernels if method == "qlora" else 0
-    return 2.0 * (shape.parameters - quantised) + NF4_BITS / 8 * quantised
-
-
 def cost(work: Workload, where: Slice, method: str) -> Cost:
     """The fastest mesh, remat policy and number of microbatches that fit; else the leanest."""
+    trained = work.shape.parameters if method == "full" else adapters(work.shape)
+    work = dataclasses.replace(work, method=method, trained=trained)
     leanest: Cost | None = None
     times = 1
     while times <= min(work.rows, MOST_MICROBATCHES):
         micro = dataclasses.replace(work, accumulation=times)
-        every = list(_choices(micro, where, method))
+        every = list(_choices(micro, where))
         if able := [one for one in every if one.fits]:
             return min(able, key=lambda one: one.step.total)
         for one in every:
@@ -158,55 +133,15 @@ def cost(work: Workload, where: Slice, method: str) -> Cost:
     return leanest
 
 
-def _choices(work: Workload, where: Slice, method: str) -> Iterator[Cost]:
+def _choices(work: Workload, where: Slice) -> Iterator[Cost]:
     kernel = work.kernel(where.chip)
     for mesh in meshes(work, where):
         if mesh.context > 1 or mesh.stage > 1 or mesh.tensor > 8:
             continue  # of no use to models and rows of these sizes
         for name in REMATS:
             remat = POLICIES[name]
-            used = _memory(memory(work, mesh, remat, kernel), work, mesh, method)
+            used = memory(work, mesh, remat, kernel)
             step = step_time(work, where, mesh, remat, kernel)
             yield Cost(
-                fits(used, hbm(where)), used, _time(step, work, where, mesh, method), mesh, name,
-                work.accumulation,
-                work.shape.parameters if method == "full" else adapters(work.shape),
+                fits(used, hbm(where)), used, step, mesh, name, work.accumulation, work.trained,
             )
-
-
-def _memory(used: Memory, work: Workload, mesh: Mesh, method: str) -> Memory:
-    """What a device holds when only adapters train."""
-    if method == "full":
-        return used
-    shape = work.shape
-    share = used.parameters / (work.param_bytes * shape.parameters)  # of a device
-    trained = share * adapters(shape)
-    return dataclasses.replace(
-        used, parameters=share * base_bytes(shape, method) + 4 * trained,
-        gradients=4.0 * trained * (2 if work.accumulation > 1 else 1), optimizer=8.0 * trained,
-    )
-
-
-def _time(step: StepTime, work: Workload, where: Slice, mesh: Mesh, method: str) -> StepTime:
-    """The same without the gradients of frozen matrices, with what is dequantised."""
-    if method == "full":
-        return step
-    share = adapters(work.shape) / work.shape.parameters
-    between = step.between
-    if method == "qlora":
-        kernels = sum(
-            t.layers * per_device([w for w in t.layer if w.kernel], mesh, 1.0)
-            for t in work.shape.towers
-        )
-        moved = DEQUANTISED * work.accumulation * kernels * (NF4_BITS / 8 + work.compute_bytes)
-        bandwidth = where.chip.hbm_bandwidth / where.chip.devices * EFFICIENCY.memory
-        between += moved / bandwidth
-    return dataclasses.replace(
-        step, products=FORWARD_AND_INPUTS * step.products + share * step.products,
-        head=FORWARD_AND_INPUTS * step.head, optimizer=share * step.optimizer, between=between,
-        data=share * step.data, network=share * step.network,
-    )
-
-
-def _adapter(weight: Weight, rank: int) -> int:
-    return rank * (weight.inputs + weight.outputs)

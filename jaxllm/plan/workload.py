@@ -12,6 +12,7 @@ from jaxllm.core.errors import UserError
 from jaxllm.data.objectives import spans
 from jaxllm.models.config import ModelConfig
 from jaxllm.nn.kernels.tiles import tiles
+from jaxllm.plan.adapters import adapters, method_of
 from jaxllm.plan.chips import Chip
 from jaxllm.plan.flops import CUDNN, SPLASH, XLA, Kernel, Lengths
 from jaxllm.plan.shapes import ModelShape, Weight, model_shape
@@ -36,6 +37,8 @@ class Workload:
     compute_bytes: int
     attention: str  # as train.attention names it
     optimizer_on_host: bool = False  # between updates
+    method: str = "full"  # of tuning, as plan/adapters.py names it
+    trained: float = 0.0  # parameters that train, where not all do
 
     @property
     def model(self) -> ModelConfig:
@@ -102,15 +105,17 @@ class Mesh:
 
 def make_workload(config: Config) -> Workload:
     """The workload of a resolved configuration, whose model.vocab_size is set."""
-    train = config.train
+    train, adapter, shape = config.train, config.model.adapter, model_shape(config.model)
+    method, lora = method_of(adapter), adapter.lora
     return Workload(
-        shape=model_shape(config.model), lengths=lengths_of(config),
+        shape=shape, lengths=lengths_of(config),
         rows=config.data.global_batch_size, accumulation=train.grad_accumulation,
         steps=train.steps, optimizer=config.optimizer.name,
         moment_bytes=DTYPE_BYTES.get(config.optimizer.moment_dtype, 4),
         param_bytes=4 if train.param_dtype == "auto" else DTYPE_BYTES.get(train.param_dtype, 4),
         compute_bytes=DTYPE_BYTES.get(train.dtype, 2), attention=train.attention,
-        optimizer_on_host=config.optimizer.placement == "host",
+        optimizer_on_host=config.optimizer.placement == "host", method=method,
+        trained=0.0 if method == "full" else adapters(shape, lora.r, lora.target_modules),
     )
 
 

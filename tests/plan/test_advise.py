@@ -12,12 +12,13 @@ import pytest
 from jaxllm.cli.main import main
 from jaxllm.core.errors import UserError
 from jaxllm.models.config import preset
+from jaxllm.plan.adapters import NF4_BITS, adapters, base_bytes
 from jaxllm.plan.advise import advise
 from jaxllm.plan.flops import Lengths
 from jaxllm.plan.rules import APPROACHES, NEVER, RULES
 from jaxllm.plan.shapes import model_shape
 from jaxllm.plan.situation import ALIASES, GOALS, Situation
-from jaxllm.plan.tuning import NF4_BITS, adapters, base_bytes, cost, find_machine
+from jaxllm.plan.tuning import cost, find_machine
 from jaxllm.plan.workload import Workload
 
 ROOT = Path(__file__).resolve().parents[2]
