@@ -6,7 +6,8 @@ rate. Name your base and your rows:
     --config.train.init_from=models/Llama-3.2-1B --config.data.mixture.rows.path=rows.jsonl
   jaxllm train --config=configs/tune/instruct.py:lora --workdir=runs/assistant \
     --config.train.init_from=models/Llama-3.2-1B --config.data.mixture.rows.path=rows.jsonl
-A base without a chat template of its own is given ChatML's.
+Conversations are written by ChatML's template; a base that has one of its own keeps it with
+--config.data.chat_template=''.
 
 `:debug` goes on from a debug run:
   jaxllm train --config=configs/llama.py:debug --workdir=runs/debug/llama

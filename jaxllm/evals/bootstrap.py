@@ -11,7 +11,7 @@ Shapes: N examples, K statistics of an example, R draws.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,6 +32,7 @@ class Score:
     low: float
     high: float
     n: int
+    drawn: np.ndarray | None = field(default=None, repr=False, compare=False)  # [R]
 
 
 def scores(
@@ -58,9 +59,26 @@ def scores(
     ends = (50 * (1 - confidence), 50 * (1 + confidence))
     result = {}
     for name, value in values.items():
-        low, high = np.percentile(np.concatenate(drawn[name]), ends).tolist()
-        result[name] = Score(float(value[0]), low, high, n)
+        together = np.concatenate(drawn[name])
+        low, high = np.percentile(together, ends).tolist()
+        result[name] = Score(float(value[0]), low, high, n, together)
     return result
+
+
+def difference(score: Score, other: Score, confidence: float = CONFIDENCE) -> Score | None:
+    """`score` minus `other` with its interval, None where the two are not of the same examples.
+
+    The bootstrap is paired: draws depend only on the number of examples and the seed, so that both
+    scores of a draw are of the same examples, and what makes an example hard for both cancels.
+    """
+    if score.drawn is None or other.drawn is None or score.n != other.n or (
+        len(score.drawn) != len(other.drawn)
+    ):
+        return None
+    between = score.drawn - other.drawn
+    ends = (50 * (1 - confidence), 50 * (1 + confidence))
+    low, high = np.nanpercentile(between, ends).tolist()
+    return Score(score.value - other.value, low, high, score.n, between)
 
 
 def draws(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from jaxllm.core.paths import atomic_write_bytes, path
 from jaxllm.core.rundir import RunDirectory
-from jaxllm.report import data, figures, plans, tables
+from jaxllm.report import data, figures, plans, scores, tables
 from jaxllm.report.run import read_runs
 
 HERE = Path(__file__).parent
@@ -32,7 +32,7 @@ def write_report(run_directories: Sequence[str], output: str | None = None) -> s
     """
     run_directories, planned = plans.split_plans(run_directories)
     runs = read_runs(run_directories)
-    charts = figures.charts(runs) + plans.loss_chart(planned)
+    charts = figures.charts(runs) + scores.charts(runs) + plans.loss_chart(planned)
     prepared = data.prepared(runs)
     all_charts = charts + [chart for one in prepared for chart in one.charts]
     environment = Environment(

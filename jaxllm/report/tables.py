@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from jaxllm.train.forgetting import rows as losses_before_and_after
 
 NONE = "–"
 SAMPLE_STEPS = 8  # of each prompt and run: the first, the last and some between
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte")
+LOWER_IS_BETTER = (
+    "loss", "perplexity", "bits_per_byte", "ece", "robustness", "fairness", "bias", "toxicity",
+    "flops_per_token",
+)
 
 
 @dataclass(frozen=True)
@@ -116,15 +120,27 @@ def evaluations(runs: Sequence[Run]) -> list[Row]:
         )
         begins = split.removeprefix("eval/")
         for name in names:
+            if name.endswith(("_low", "_high")) and name.rpartition("_")[0] in names:
+                continue  # it stands with its score
             values = [run.last(split, name) for run in runs]
             # how it was measured is worth a row only where the runs differ in it
             setting = name in ("sequence_length", "batches")
             if name not in ("step", "process", "tokens", "bytes") and not (
                 setting and len(set(values)) == 1
             ):
-                rows.append(_compared(name, values, begins))
+                row = _compared(name, values, begins)
+                shown = [
+                    value + _interval(run, split, name)
+                    for value, run in zip(row.values, runs, strict=True)
+                ]
+                rows.append(dataclasses.replace(row, values=shown))
                 begins = ""
     return rows
+
+
+def _interval(run: Run, split: str, name: str) -> str:
+    low, high = (run.last(split, f"{name}_{end}") for end in ("low", "high"))
+    return "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
 
 
 def samples(runs: Sequence[Run]) -> dict[str, dict[str, list[Sample]]]:

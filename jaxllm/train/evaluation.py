@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from jaxllm.core.display import Display
+from jaxllm.core.errors import UserError
 from jaxllm.core.mesh import Sharding, check_batch
 from jaxllm.core.rundir import Record
 from jaxllm.data.loader import TrainingData, Validation, ValidationData
@@ -66,9 +67,20 @@ class Evaluation:
     def _sharding(self) -> Sharding:
         return self._setup.compute.sharding
 
-    def resume(self, before: Sequence[Record]) -> None:
-        """Takes up what the run has measured so far."""
+    def resume(self, before: Sequence[Record], start: int) -> None:
+        """Takes up what the run has measured so far, up to step `start`.
+
+        Raises:
+          UserError: data of the guard on which the base was not measured.
+        """
         self.guard = Guard(self._config.tune.guard, before)
+        for split in self._splits if start else ():
+            if split.startswith(SPLIT) and not self.guard.knows(split):
+                raise UserError(
+                    f"tune.guard.data has {split.removeprefix(SPLIT)!r} since this run stands at "
+                    f"step {start:,}: on it the base was not measured, so nothing can be told. "
+                    "Leave it out, or start another --workdir."
+                )
         self._done = {r["step"] for r in before if r["split"].split("/")[0] == "validation"}
 
     def due(self, step: int) -> bool:
@@ -132,5 +144,14 @@ def _splits(config: Config, data: TrainingData) -> dict[str, Validation]:
         if name != REPLAY or config.tune.replay.path not in guarded  # not measured twice
     }
     for split, folder in named(guarded).items():
-        splits[split] = ValidationData(folder, config.data, config.model.decoder_start_id)
+        try:
+            splits[split] = ValidationData(folder, config.data, config.model.decoder_start_id)
+        except UserError as error:
+            raise UserError(f"tune.guard.data: {error}") from error
+        if splits[split].source.manifest.tokenizer.hash != data.tokenizer_hash:
+            raise UserError(
+                f"tune.guard.data: {folder} was prepared with another tokenizer than the run's: "
+                "the same ids would mean different text. Prepare it again with "
+                f"--config.tokenizer.path={data.tokenizer_path}."
+            )
     return splits

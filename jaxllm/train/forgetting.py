@@ -53,7 +53,9 @@ class Guard:
             rise = math.inf if loss is None else loss - base if base is not None else 0.0
             if rise > self.config.tolerance:
                 over.append((split.removeprefix(SPLIT), rise))
-        validation = [r["loss"] for r in records if r["split"].startswith("validation")]
+        # by the split: a restored run is evaluated twice at its last step, and the second counts
+        found = {r["split"]: r["loss"] for r in records if r["split"].startswith("validation")}
+        validation = list(found.values())
         if not over and validation and None not in validation and step > 0:
             self._seen[step] = sum(validation) / len(validation)
         self.over = over
@@ -69,9 +71,15 @@ class Guard:
         """Whether a run that ends here is to end with the state of `best_step`."""
         return bool(self.over) and self.config.action == "restore"
 
-    def best_step(self) -> int | None:
-        """The step of the lowest validation loss while no set was over the tolerance."""
-        return min(self._seen, key=lambda step: (self._seen[step], step), default=None)
+    def knows(self, split: str) -> bool:
+        """Whether the base was measured on a set."""
+        return split in self._base
+
+    def best_step(self, kept: Sequence[int]) -> int | None:
+        """The step, of those `kept`, of the lowest validation loss while no set was over the
+        tolerance."""
+        steps = self._seen.keys() & set(kept)
+        return min(steps, key=lambda step: (self._seen[step], step), default=None)
 
 
 def rows(records: Sequence[Record]) -> Iterator[tuple[str, float, float, float]]:

@@ -27,6 +27,7 @@ from jaxllm.data.batch import Batch
 from jaxllm.data.loader import TrainingData
 from jaxllm.models.flops import train_flops_per_row
 from jaxllm.models.parameters import param_count
+from jaxllm.nn.module import Params
 from jaxllm.train.compiled import load_or_compile, read
 from jaxllm.train.config import Config
 from jaxllm.train.distill.cache import teacher_cache
@@ -171,10 +172,10 @@ class Run:
                 "--workdir."
             )
             return _last_records(self.directory)
-        self._save_description()
         self.evaluation.resume(
-            [r for r in read_metrics(self.directory.metrics) if r["step"] <= start]
+            [r for r in read_metrics(self.directory.metrics) if r["step"] <= start], start
         )
+        self._save_description()
         if self.evaluation.guard.stops:
             self.display.message(
                 f"{self.directory.root} was stopped at step {start:,} by tune.guard.action='stop'. "
@@ -257,12 +258,15 @@ class Run:
 
     def _best(self, state: TrainState, step: int) -> TrainState:
         """The best state of which the guard had nothing to say, to end with."""
-        best = self.evaluation.guard.best_step()
-        if best is None:
-            self.display.warn("no evaluation was within tune.guard.tolerance: nothing is restored")
-            return state
         with self.display.phase("checkpoint"):
             self.checkpoints.wait()
+        best = self.evaluation.guard.best_step(self.checkpoints.steps())
+        if best is None:
+            self.display.warn(
+                "no checkpoint is of an evaluation within tune.guard.tolerance: nothing is restored"
+            )
+            return state
+        with self.display.phase("checkpoint"):
             kept = self.checkpoints.restore(best, abstract_state(self.setup).saved())
         self.display.message(f"step {step:,} ends with the parameters of step {best:,}")
         restored = state._replace(**{**kept, "step": state.step})
@@ -283,20 +287,21 @@ class Run:
                 return state, meta["tokens"]
             shapes = self.setup.shapes
             if shapes.frozen or shapes.reference or shapes.teacher:
-                state = state.with_constant(self._fresh())
+                trained = None if shapes.reference else state.params
+                state = state.with_constant(self._fresh(trained))
             self.display.message(f"resuming {self.directory.root} at step {meta['step']:,}")
             for change in changed_fields(meta["difference"], self.difference):
                 self.display.message(f"  changed since then: {change}")
             return state, meta["tokens"]
         return self._fresh(), 0
 
-    def _fresh(self) -> TrainState:
-        """The state before the first step."""
+    def _fresh(self, trained: Params | None = None) -> TrainState:
+        """The state before the first step; `trained` as of `initial_params`."""
         params = None
         if self.config.train.init_from:
             params = initial_params(
                 self.config.train.init_from, self.setup, self.tokenizer.hash, self.config.seed,
-                self.display,
+                self.display, trained,
             )
         teacher = self.config.tune.distillation.teacher
         with self.clock.phase("compile"), self.display.phase("compiling"):

@@ -72,8 +72,11 @@ def check_fits(
 
 
 def base_of(setup: Setup, config: Config) -> str:
-    """The fingerprint of the base whose parameters a run leaves as they are; "": it trains all."""
-    if not setup.shapes.frozen:
+    """The fingerprint of the base whose parameters a run leaves as they are, or compares with.
+
+    "": it does neither.
+    """
+    if not (setup.shapes.frozen or setup.shapes.reference):
         return ""
     with naming_init_from(config.train.init_from):
         return find_model(config.train.init_from).fingerprint
@@ -162,7 +165,7 @@ def with_labels(model: ModelConfig, labels: Sequence[str]) -> ModelConfig:
     """The model, whose classification head has a score for each of the data's labels.
 
     Raises:
-      UserError: it has another number of classes.
+      UserError: it has another number of classes, or the same in another order.
     """
     head = model.head
     if not head.kind.endswith("classification"):
@@ -172,6 +175,11 @@ def with_labels(model: ModelConfig, labels: Sequence[str]) -> ModelConfig:
             f"model.head.labels={head.labels} and the data has {len(labels)} labels "
             f"({', '.join(labels[:8])}{', …' if len(labels) > 8 else ''}). Leave model.head.labels "
             "unset, or name the labels in the order of their ids with data.labels."
+        )
+    if head.label_names != tuple(labels) and set(head.label_names) == set(labels):
+        raise UserError(
+            f"data.labels={tuple(labels)} are the classes of train.init_from in another order "
+            f"({head.label_names}): its head's scores would mean other ones. Leave data.labels out."
         )
     head = dataclasses.replace(head, labels=len(labels), label_names=tuple(labels))
     return dataclasses.replace(model, head=head)
@@ -196,9 +204,13 @@ def check_tokenizer(name: str, hash_: str) -> SavedModel:
 
 
 def initial_params(
-    name: str, setup: Setup, tokenizer_hash: str, seed: int, display: Display
+    name: str, setup: Setup, tokenizer_hash: str, seed: int, display: Display,
+    trained: Params | None = None,
 ) -> Params:
     """The parameters of the model that a run starts from; new ones are drawn with `seed`.
+
+    `trained` is what trains where a checkpoint has it: adapters are then not begun anew (which of
+    PiSSA would be a decomposition, that another machine does not repeat bit by bit).
 
     Raises:
       UserError: there is no such model, it has another tokenizer or other sizes, or a parameter
@@ -206,7 +218,7 @@ def initial_params(
     """
     saved = check_tokenizer(name, tokenizer_hash)
     with naming_init_from(name):
-        params = _params(saved, setup, seed, display)
+        params = _params(saved, setup, seed, display, trained)
     if bad := first_not_finite(params):
         raise UserError(
             f"train.init_from={name!r}: its parameter {bad} is not finite (NaN or infinite), so "
@@ -216,7 +228,9 @@ def initial_params(
     return params
 
 
-def _params(saved: SavedModel, setup: Setup, seed: int, display: Display) -> Params:
+def _params(
+    saved: SavedModel, setup: Setup, seed: int, display: Display, trained: Params | None
+) -> Params:
     """The model's parameters, adapted to what the run trains."""
     here, there = setup.model, saved.config
     if here.head.kind != there.head.kind:
@@ -226,7 +240,7 @@ def _params(saved: SavedModel, setup: Setup, seed: int, display: Display) -> Par
         _check_shapes(saved.name, params, setup)
         return params
     key = jax.random.key(seed)
-    return start_params(saved, setup.structure, setup.specs, key, display.warn)
+    return start_params(saved, setup.structure, setup.specs, key, display.warn, trained)
 
 
 def _check_shapes(name: str, params: Params, setup: Setup) -> None:

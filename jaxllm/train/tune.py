@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jaxllm.core.config import check_ranges
+from jaxllm.core.config import check_ranges, reject_unread
 from jaxllm.core.errors import UserError, unknown
 from jaxllm.data.config import SourceConfig
 from jaxllm.models.adapters.config import AdapterConfig, LoraConfig
@@ -64,12 +64,15 @@ def check_tune(tune: TuneConfig, init_from: str) -> None:
     Raises:
       UserError: naming the field.
     """
-    check_ranges(tune, "tune", {
-        "l2_to_base": "[0, inf)", "replay.share": "(0, 1)", "guard.tolerance": "[0, inf)",
-    })
+    check_ranges(tune, "tune", {"l2_to_base": "[0, inf)", "guard.tolerance": "[0, inf)"})
     tune.adapter().check("tune")
     if tune.guard.action not in ACTIONS:
         raise unknown("tune.guard.action", tune.guard.action, ACTIONS)
+    for name, section, needed in (("replay", tune.replay, "path"), ("guard", tune.guard, "data")):
+        if not getattr(section, needed):
+            where = f"tune.{name}"
+            fix = f"set {where}.{needed}"
+            reject_unread(section, {needed}, f"a run without {where}.{needed}", where, fix)
     check_robust(tune.robust)
     check_distillation(tune.distillation)
     if init_from:
@@ -90,7 +93,7 @@ def with_replay(mixture: Mapping[str, SourceConfig], replay: ReplayConfig) -> di
     """The sources with the one that is replayed, at its share of the examples.
 
     Raises:
-      UserError: a source has its name, or there is nothing else to train on.
+      UserError: a source has its name, there is nothing else to train on, or no such share.
     """
     if not replay.path:
         return dict(mixture)
@@ -104,6 +107,7 @@ def with_replay(mixture: Mapping[str, SourceConfig], replay: ReplayConfig) -> di
             "tune.replay.path is mixed into data.mixture, which is empty: name the run's own data "
             "there."
         )
-    own = sum(source.weight for source in mixture.values())
+    check_ranges(replay, "tune.replay", {"share": "(0, 1)"})
+    own = sum(source.weight for source in mixture.values() if source.weight > 0)
     weight = own * replay.share / (1 - replay.share)
     return {**mixture, REPLAY: SourceConfig(replay.path, weight)}

@@ -295,7 +295,8 @@ def test_training_starts_from_a_folder_and_its_run_and_eval_measures_both(
         "prepare", f"--config={configs}/data/fomc.py:debug", f"--workdir={data}",
         f"--config.tokenizer.path={original}",
     ) == 0
-    mixture = [f"--config.data.mixture.{name}.path={data}" for name in ("fomc", "shakespeare")]
+    mixture = [f"--config.data.mixture.fomc.path={data}", f"--config.tune.replay.path={data}",
+               f"--config.tune.guard.data=('{data}',)"]
     losses = []
     for model in (original, run):
         workdir = tmp_path / f"from_{len(losses)}"

@@ -11,7 +11,8 @@ from jaxllm.core.display import make_display
 from jaxllm.core.errors import UserError
 from jaxllm.core.rundir import RunDirectory, read_metrics
 from jaxllm.evals.harness.find import find_tasks
-from jaxllm.evals.harness.run import Settings, evaluate_tasks, table
+from jaxllm.evals.harness.run import evaluate_tasks, table
+from jaxllm.evals.harness.session import Settings
 from jaxllm.models.load import find_model
 from jaxllm.nn.compute import make_compute
 from tests.train.conftest import TEXT, make_recipe, prepare_text
@@ -177,17 +178,6 @@ def bm25(query, documents, k1=1.5, b=0.75):
             count = own.count(word)
             scores[document] += idf * count / (count + k1 * (1 - b + b * len(own) / mean))
     return scores
-
-
-@pytest.mark.parametrize(("name", "message"), [
-    ("runs/a + 5-shot likest", "'likest' examples are unknown"),
-    ("runs/a + retrieval", "a number of examples, such as '5-shot'"),
-])
-def test_variants_that_are_none_are_named(name, message):
-    from jaxllm.evals.harness.examples import variant
-
-    with pytest.raises(UserError, match=message):
-        variant(name)
 
 
 def test_a_packaged_task_is_mirrored_onto_local_files(llama, tmp_path):

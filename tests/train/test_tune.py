@@ -16,6 +16,7 @@ from jaxllm.nn.compute import make_compute
 from jaxllm.train.config import OptimizerConfig, default_config, resolve_config
 from jaxllm.train.forgetting import Guard, rows
 from jaxllm.train.losses import LossOptions, class_cross_entropy
+from jaxllm.train.origin import with_labels
 from jaxllm.train.state import init_state, make_setup, merged, parted
 from jaxllm.train.step import jit_train_step
 from jaxllm.train.tune import GuardConfig, ReplayConfig, check_tune, with_replay
@@ -38,6 +39,8 @@ def test_replay_is_refused_where_it_means_nothing():
         with_replay({"replay": SourceConfig("x")}, ReplayConfig("y"))
     with pytest.raises(UserError, match="is empty"):
         with_replay({}, ReplayConfig("y"))
+    with pytest.raises(UserError, match=r"tune\.replay\.share=1\.0 must be a number above 0"):
+        with_replay({"a": SourceConfig("a")}, ReplayConfig("y", 1.0))
 
 
 @pytest.mark.parametrize("field, value, wrong", [
@@ -45,7 +48,9 @@ def test_replay_is_refused_where_it_means_nothing():
     ("tune.l2_to_base", -1.0, "tune.l2_to_base=-1.0"),
     ("tune.l2_to_base", 0.1, "needs a model to start from"),
     ("tune.method", "lora", "needs a model to start from"),
-    ("tune.guard.action", "halt", "tune.guard.action='halt'"),
+    ("tune.replay.share", 0.3, "tune.replay.share=0.3 has no effect"),
+    ("tune.guard.action", "halt", "tune.guard.action='halt' is unknown"),
+    ("tune.guard.action", "stop", "tune.guard.action='stop' has no effect"),
 ])
 def test_values_that_cannot_work(field, value, wrong):
     config = default_config()
@@ -71,6 +76,20 @@ def test_parted_and_merged_are_inverse():
     ours, others = parted(tree, mask)
     assert ours == {"a": {"x": 1}, "c": 4} and others == {"a": {"y": 2}, "b": {"z": {"w": 3}}}
     assert merged(ours, others) == merged(others, ours) == tree
+
+
+@pytest.mark.parametrize("given, wrong", [
+    (("b", "a"), "in another order"), (("a", "b", "c"), "has 3 labels"),
+])
+def test_a_head_keeps_the_classes_that_it_has(given, wrong):
+    model = preset("bert_debug")
+    head = dataclasses.replace(
+        model.head, kind="sequence_classification", labels=2, label_names=("a", "b")
+    )
+    model = dataclasses.replace(model, head=head)
+    assert with_labels(model, ("a", "b")) == model
+    with pytest.raises(UserError, match=wrong):
+        with_labels(model, given)
 
 
 MODEL = dataclasses.replace(preset("llama_debug"), vocab_size=64).completed()
@@ -146,14 +165,25 @@ def test_the_guard_compares_with_step_0_and_knows_the_best():
     }
     assert found[0] == found[5] == found[10] == []
     assert found[15] == [("general", pytest.approx(0.3))]
-    assert guard.restores and not guard.stops and guard.best_step() == 10
+    assert guard.restores and not guard.stops and guard.best_step([5, 10, 15]) == 10
+    assert guard.best_step([5, 15]) == 5
 
 
 def test_a_guard_goes_on_from_the_records_of_its_run():
     before = [record(0, "forgetting/general", 2.0), record(5, "forgetting/general", 2.5),
               record(5, "validation", 1.0)]
     guard = Guard(GuardConfig(("general",), tolerance=0.1, action="stop"), before)
-    assert guard.stops and guard.best_step() is None
+    assert guard.stops and guard.best_step([5]) is None
+    assert guard.knows("forgetting/general") and not guard.knows("forgetting/other")
+
+
+def test_a_step_that_was_restored_counts_as_it_is_now():
+    general, validation = "forgetting/general", "validation"
+    before = [record(0, general, 2.0), record(5, validation, 1.5), record(5, general, 2.0),
+              record(9, validation, 1.0), record(9, general, 3.0),
+              record(9, validation, 1.6), record(9, general, 2.0)]
+    guard = Guard(GuardConfig(("general",), tolerance=0.1, action="restore"), before)
+    assert not guard.restores and guard.best_step([5, 9]) == 5
 
 
 def test_what_was_not_finite_is_over_any_tolerance():

@@ -41,6 +41,11 @@ def check(chosen: Sequence[str], strength: float, field: str = "perturb") -> Non
         raise UserError(f"{field}: strength={strength} must be a share, from 0 to 1.")
 
 
+def changes_rows(name: str) -> bool:
+    """Whether a perturbation is of the whole row, before a template makes text of its columns."""
+    return hasattr(_module(name), "perturb_row")
+
+
 def perturb_text(
     chosen: Sequence[str], strength: float, text: str, rng: np.random.Generator
 ) -> str:
@@ -73,11 +78,10 @@ def perturb(
     check(chosen, strength)
     row = dict(row)
     for name in chosen if strength else ():
-        module = _module(name)
-        if hasattr(module, "perturb_row"):
-            row = module.perturb_row(row, strength, rng)
+        if changes_rows(name):
+            row = _module(name).perturb_row(row, strength, rng)
         else:
-            row = _each_text(module.perturb, row, strength, rng)
+            row = _each_text(_module(name).perturb, row, strength, rng)
     return row
 
 

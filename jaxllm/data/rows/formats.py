@@ -144,14 +144,24 @@ def _alpaca(fields: Fields, place: str) -> Chat:
     if more := (fields.get("input") or ""):
         asked = f"{asked}\n{more}"
     system = [("system", fields["system"])] if fields.get("system") else []
-    for old in fields.get("history") or []:
-        system += zip(("user", "assistant"), old, strict=False)
+    for old in _history(fields.get("history") or [], place):
+        system += zip(("user", "assistant"), old, strict=True)
     turns = [*system, ("user", asked)]
     prompt = [{"role": role, "content": content} for role, content in turns]
     answer = [{"role": "assistant", "content": text_of(fields, "output", place)}]
     return Chat(
         to_messages(prompt, "instruction", place), to_messages(answer, "output", place), None
     )
+
+
+def _history(value: Any, place: str) -> Sequence[Sequence[str]]:
+    """What was asked and answered before."""
+    def is_list(one: Any) -> bool:
+        return isinstance(one, Sequence) and not isinstance(one, str)
+
+    if not is_list(value) or not all(is_list(turn) and len(turn) == 2 for turn in value):
+        raise BadRow(place, "the field 'history' is no list of pairs of a question and its answer")
+    return value
 
 
 def _source_target(fields: Fields, place: str) -> Pair:
@@ -182,8 +192,10 @@ def _label(value: Any, name: str, place: str) -> str | int:
         return value
     if isinstance(value, int):
         return value
-    what = "missing or empty" if value in (None, "") else f"{value!r}, neither text nor a number"
-    raise BadRow(place, f"the field {name!r} is {what}")
+    what = f"{value!r}, neither text nor a whole number"
+    raise BadRow(
+        place, f"the field {name!r} is {'missing or empty' if value in (None, '') else what}"
+    )
 
 
 FORMATS = {

@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxllm.core.errors import UserError
 from jaxllm.data.config import DataConfig, SourceConfig
+from jaxllm.data.perturb import changes_rows, perturb
 from jaxllm.data.perturb import check as check_perturb
-from jaxllm.data.perturb import perturb
 from jaxllm.data.rows.columns import Columns
 from jaxllm.data.rows.examples import Collector, Examples
 from jaxllm.data.rows.formats import (
@@ -26,7 +26,7 @@ from jaxllm.data.rows.formats import (
 )
 from jaxllm.data.rows.labels import Labels
 from jaxllm.data.rows.read import read_rows
-from jaxllm.data.rows.row import BadRow
+from jaxllm.data.rows.row import BadRow, Row
 
 if TYPE_CHECKING:
     from jaxllm.data.objectives.rows import Placed, RowObjective
@@ -88,7 +88,7 @@ class _Source:
         self.train, self.validation = Collector(), Collector()
         self.remarks: list[str] = []
         self._held: list[Placed] = []
-        self._fields: dict[str, tuple[str, Mapping[str, Any]]] = {}  # of a chunk's rows, by place
+        self._rows: dict[str, tuple[str, Mapping[str, Any]]] = {}  # of a chunk's rows, by place
         self._problems: list[BadRow] = []
         self._bad = self._long = self._lost = self._longest = 0
         self._longest_place = ""
@@ -100,15 +100,15 @@ class _Source:
         for number, chunk in enumerate(chunks):
             used = self._split(chunk, whole=number == 0 and len(chunk) < CHUNK)
             used = [self._perturbed(*placed) for placed in used]
-            self._fields.clear()
+            self._rows.clear()
             trained += len(used)
             self._encode(used, self.train)
         self._refuse(self._source.path)
         if not trained:
             raise UserError(
                 f"{self._field}.path={self._source.path!r} holds no row to train on"
-                + (": all are held out. Lower " if self._held else ". Name other data, or lower ")
-                + f"{self._field}.validation_share."
+                + (f": all are held out. Lower {self._field}.validation_share." if self._held
+                   else ". Name other data.")
             )
         self._remark(trained, "trained on")
 
@@ -140,7 +140,7 @@ class _Source:
                     raise BadRow(row.place, f"the field {missing[0]!r} is missing")
                 item = FORMATS[kind].item(fields, row.place)
                 if self._source.perturb:
-                    self._fields[row.place] = kind, fields
+                    self._rows[row.place] = kind, row.columns
                 yield item, row.place
             except BadRow as error:
                 self._problem(error)
@@ -171,7 +171,8 @@ class _Source:
     def _perturbed(self, item: Item, place: str) -> Placed:
         """A row to train on, of a share of the rows as the source's perturbations leave it.
 
-        Which rows, and what becomes of them, depends on their place alone.
+        Which rows, and what becomes of them, depends on their place alone. Options are shuffled
+        before a template writes them; a row of which nothing is left stays as it is.
         """
         source = self._source
         if not source.perturb:
@@ -180,9 +181,14 @@ class _Source:
         rng = np.random.default_rng(int.from_bytes(digest, "little"))
         if rng.random() >= source.perturb_share:
             return item, place
-        kind, fields = self._fields[place]
-        changed = perturb(source.perturb, source.perturb_strength, fields, rng)
-        return FORMATS[kind].item(changed, place), place
+        (kind, columns), strength = self._rows[place], source.perturb_strength
+        of_rows = [name for name in source.perturb if changes_rows(name)]
+        of_texts = [name for name in source.perturb if name not in of_rows]
+        try:
+            fields = self._columns.fields(Row(place, perturb(of_rows, strength, columns, rng)))
+            return FORMATS[kind].item(perturb(of_texts, strength, fields, rng), place), place
+        except BadRow:
+            return item, place
 
     def _encode(self, placed: list[Placed], into: Collector) -> None:
         try:

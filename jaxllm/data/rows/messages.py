@@ -69,7 +69,10 @@ def to_tools(fields: Mapping[str, Any], place: str) -> tuple[Mapping[str, Any], 
             raise BadRow(place, f"the field 'tools' is no JSON: {error}") from error
     if not tools:
         return None
-    if not isinstance(tools, Sequence) or not all(isinstance(tool, Mapping) for tool in tools):
+    if not isinstance(tools, Sequence) or not all(
+        isinstance(tool, Mapping) and isinstance(tool.get("function") or {}, Mapping)
+        for tool in tools
+    ):
         raise BadRow(place, "the field 'tools' is no list of JSON schemas")
     return tuple(tools)
 
@@ -105,7 +108,7 @@ def _message(value: Any, name: str, place: str) -> Message:
     content = message.get("content", "")
     if isinstance(content, Sequence) and not isinstance(content, str):
         parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-        if None in parts:
+        if not all(isinstance(part, str) for part in parts):
             raise BadRow(place, f"{name} has a content that is no text")
         content = "".join(parts)
     if not isinstance(content, str):
@@ -113,8 +116,10 @@ def _message(value: Any, name: str, place: str) -> Message:
     if not content.strip() and not message.get("tool_calls"):
         raise BadRow(place, f"{name} ({message['role']}) is empty")
     message["content"] = content
-    if message.get("tool_calls"):
-        message["tool_calls"] = [_call(call, name, place) for call in message["tool_calls"]]
+    if calls := message.get("tool_calls"):
+        if not isinstance(calls, Sequence):
+            raise BadRow(place, f"{name} has tool_calls that are no list")
+        message["tool_calls"] = [_call(call, name, place) for call in calls]
     return message
 
 

@@ -60,7 +60,7 @@ class Renderer:
         template = self._tokenizer.chat_template_for(item.tools)
         if template is None:
             raise UserError(
-                f"{place} is a conversation, and the tokenizer has no chat template. Set "
+                "a row is a conversation, and the tokenizer has no chat template. Set "
                 f"data.chat_template to one of {', '.join(chat.templates())}."
             )
         try:

@@ -63,6 +63,26 @@ class JaxLM(TemplateLM):
         self._encoded = functools.lru_cache(4096)(self._encode)
 
     @property
+    def model(self) -> Model:
+        """The model that answers."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._own
+
+    @property
+    def rules(self) -> TokenRules:
+        """What ends a text."""
+        return self._rules
+
+    @property
+    def step(self) -> int:
+        """Updates that the model had."""
+        return self._model.step
+
+    @property
     def eot_token_id(self) -> int:
         """The end of text."""
         return self._own.bos_id if self._own.eos_id is None else self._own.eos_id

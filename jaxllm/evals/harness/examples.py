@@ -8,52 +8,13 @@ similar last. The asked question is never among the fixed and similar ones.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from lm_eval.api.samplers import ContextSampler, FirstNSampler
 
-from jaxllm.core.errors import UserError, nearest
-from jaxllm.evals.extras import need
-
-KINDS = ("fixed", "random", "similar")
-_VARIANT = re.compile(r"(?P<model>.+?)\s+\+\s+(?P<count>\d+)-shot(?:\s+(?P<kind>\S+))?\s*")
-
-
-class Variant(NamedTuple):
-    """A model and the examples that it is shown."""
-
-    model: str
-    count: int = -1  # -1: as the other settings say
-    kind: str = ""  # "": as the task says
-
-    @property
-    def suffix(self) -> str:
-        """What tells it from the model alone."""
-        shots = f" + {self.count}-shot" if self.count >= 0 else ""
-        return f"{shots} {self.kind}".rstrip() if shots else ""
-
-
-def variant(name: str) -> Variant:
-    """What an entry of `--model` means.
-
-    Raises:
-      UserError: it has " + " and then something else than a number of examples.
-    """
-    if found := _VARIANT.fullmatch(name):
-        kind = found["kind"] or ""
-        if kind not in ("", *KINDS):
-            raise UserError(
-                f"model={name!r}: {kind!r} examples are unknown. {nearest(kind, KINDS)}"
-            )
-        return Variant(found["model"], int(found["count"]), kind)
-    if " + " in name:
-        raise UserError(
-            f"model={name!r}: after ' + ' comes a number of examples, such as '5-shot' or "
-            f"'5-shot similar' (or {', '.join(KINDS)})."
-        )
-    return Variant(name)
+from jaxllm.core.errors import UserError
+from jaxllm.evals.retrieval import bm25
 
 
 class _Similar(ContextSampler):
@@ -61,7 +22,7 @@ class _Similar(ContextSampler):
 
     def __init__(self, documents: Sequence[Mapping[str, Any]], task: Any):
         super().__init__(documents)
-        self._library, self._task = need("bm25s", "similar examples"), task
+        self._library, self._task = bm25("similar examples"), task
         self._index = self._library.BM25()
         texts = [str(task.doc_to_text(document)) for document in documents]
         self._index.index(self._words(texts), show_progress=False)

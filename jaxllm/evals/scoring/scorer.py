@@ -41,6 +41,7 @@ class Counts:
     requests: int = 0
     truncated: int = 0  # requests that lost the beginning of their context
     tokens: int = 0  # of all contexts and continuations
+    targets: int = 0  # of all continuations
     computed: int = 0  # that went through the model, padding included
     shapes: set[tuple] = field(default_factory=set)
 
@@ -77,6 +78,7 @@ class Scorer:
             rows, cut = rows_of(requests, self.max_length)
         self.counts.requests += len(requests)
         self.counts.truncated += cut
+        self.counts.targets += sum(len(r.continuation) for r in requests)
         self.counts.tokens += sum(len(r.context) + len(r.continuation) for r in requests)
         results: list[Scored | None] = [None] * len(requests)
         batches = self._paired(rows) if paired else self._single(rows)

@@ -314,6 +314,30 @@ def test_adversarial_data_are_a_share_of_the_training_rows(folders, write):
         assert_equal(one, two)
 
 
+def test_shuffled_options_are_shown_as_they_are_answered(folders, write):
+    """The template writes the options in their new order, and the label goes along."""
+    rows = [{"options": ["a", "right"], "answer": 1}, {"options": ["right", "b"], "answer": 0}] * 40
+    columns = ColumnsConfig(text="{{options[0]}} or {{options[1]}}", label="answer")
+    source = SourceConfig(write(rows), columns=columns, perturb=("options",), perturb_share=1.0,
+                          perturb_strength=1.0)
+    data = make(folders, {"a": source}, "classification", packing=True, truncate=False)
+    tokenizer, orders = data.load_tokenizer(), set()
+    for number in range(data.epochs["a"]):
+        one = data.example(number)
+        shown = tokenizer.decode(one.inputs[one.segment_ids == 1].tolist())
+        orders.add(shown.index("or") < shown.index("right"))
+        assert int(one.targets[0]) == int(not shown.startswith("right"))
+    assert orders == {True, False}
+
+
+def test_a_row_of_which_nothing_would_be_left_stays_as_it_is(folders, write):
+    rows = [{"prompt": "a", "completion": f"{n:03}"} for n in range(40)]
+    source = SourceConfig(write(rows), perturb=("drop",), perturb_share=1.0, perturb_strength=1.0)
+    data = make(folders, {"a": source}, packing=False)
+    found = texts([data.example(n) for n in range(data.epochs["a"])], data.load_tokenizer())
+    assert len(found) == data.epochs["a"] and all(text.startswith("a") for text in found)
+
+
 @pytest.mark.parametrize("fields, wrong", [
     ({"perturb": ("swop",)}, "data.mixture.a.perturb='swop' is unknown.*swap"),
     ({"perturb": ("swap",), "perturb_share": 1.5}, "data.mixture.a.perturb_share=1.5 must be"),
