@@ -4,6 +4,7 @@ tests/generate/make_fixtures.py makes the folders that this reads.
 """
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,10 @@ class Numbers(Tokenizer):
 
     def encode(self, text):
         return [int(word) for word in text.split()]
+
+    def encode_places(self, texts):
+        found = [list(re.finditer(r"\d+", text)) for text in texts]
+        return [([int(w[0]) for w in words], [w.end() - 1 for w in words]) for words in found]
 
     def decode(self, ids):
         return " ".join(map(str, ids))

@@ -70,7 +70,7 @@ def baseline(config):
 ])
 def test_learns_more_than_how_often_tokens_occur(corpus, tmp_path, objective):
     config = recipe(corpus, objective)
-    record = train(config, {}, str(tmp_path), make_display(), [])[-1]
+    record = train(config, {}, str(tmp_path), make_display())[-1]
     entropy, share = baseline(config)
     assert record["loss"] < entropy - CASES[objective][3]
     assert record["accuracy"] > 1.2 * share
@@ -84,4 +84,4 @@ def test_targets_longer_than_the_learned_positions_are_refused(corpus, tmp_path)
     values.data.update(objective="span_corruption", sequence_length=256)
     values.data.spans.update(density=0.8, mean_length=30.0)
     with pytest.raises(UserError, match=r"length of the targets=\d+ is longer .* 512 learned"):
-        train(resolve_config(values), {}, str(tmp_path), make_display(), [])
+        train(resolve_config(values), {}, str(tmp_path), make_display())
