@@ -6,7 +6,7 @@ are from 0 to 100, as the library prints them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,3 +47,27 @@ def finish(metric, sums: np.ndarray) -> np.ndarray:
 def signature(metric) -> str:
     """The line that makes the score comparable (Post 2018, https://arxiv.org/abs/1804.08771)."""
     return str(metric.get_signature())
+
+
+class CorpusScore:
+    """A metric of sacrebleu with its default settings, as the files of `metrics` offer it."""
+
+    def __init__(self, name: str):
+        """`name` as of `metric`."""
+        self._name = name
+
+    def signature(self) -> str:
+        """The settings that the number depends on."""
+        scorer = metric(self._name)
+        statistics(scorer, ["a"], ["a"])  # sacrebleu counts the references of the last use
+        return signature(scorer)
+
+    def statistics(
+        self, predictions: Sequence[str], references: Sequence[str | Sequence[str]]
+    ) -> np.ndarray:
+        """The sentences' statistics, [N, K]; see `statistics` above for the errors."""
+        return statistics(metric(self._name), predictions, references)
+
+    def finish(self, sums: np.ndarray) -> Mapping[str, np.ndarray]:
+        """The score of each row of sums, under the metric's name in small letters."""
+        return {self._name.lower(): finish(metric(self._name), sums)}

@@ -198,7 +198,8 @@ class Run:
         if self.evaluation.owed(start):
             self._evaluate(state, start)
         try:
-            self._loop(state, start, step_fn, batches, recorder, interrupt)
+            if not self._stopped(start):
+                self._loop(state, start, step_fn, batches, recorder, interrupt)
         except NonFinite as stop:
             self._report_nonfinite(stop.step)
         with self.clock.phase("checkpoint"), self.display.phase("checkpoint"):
@@ -251,10 +252,15 @@ class Run:
                 state = self._best(state, step)
             if saves or self.evaluation.guard.stops:
                 self._save(step, state, recorder.tokens, loss)
-            if self.evaluation.guard.stops:
-                self.display.message(f"stopped at step {step:,}: tune.guard.action='stop'")
+            if self._stopped(step):
                 return
             recorder.restart_window(step)
+
+    def _stopped(self, step: int) -> bool:
+        """Whether the guard ends the run at the evaluation of this step; says so."""
+        if self.evaluation.guard.stops:
+            self.display.message(f"stopped at step {step:,}: tune.guard.action='stop'")
+        return self.evaluation.guard.stops
 
     def _best(self, state: TrainState, step: int) -> TrainState:
         """The best state of which the guard had nothing to say, to end with."""

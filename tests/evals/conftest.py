@@ -70,3 +70,15 @@ def benchmarks(tmp_path_factory):
     )
     write("copa/copa-dev.xml", f"<copa-corpus>{items}</copa-corpus>")
     return root
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data):
+    """A run of three steps on the module's own prepared `data`."""
+    from tests.train.conftest import make_recipe
+    from tests.train.test_loop import run
+
+    recipe = make_recipe(data)
+    recipe.train.steps = 3
+    workdir = tmp_path_factory.mktemp("run") / "base"
+    run(recipe, workdir)
+    return workdir

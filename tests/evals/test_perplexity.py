@@ -19,22 +19,12 @@ from jaxllm.models.load import find_model
 from jaxllm.models.tower import Inputs
 from jaxllm.nn.compute import make_compute
 from jaxllm.nn.module import bind
-from tests.train.conftest import TEXT, make_recipe, prepare_text
-from tests.train.test_loop import run
+from tests.train.conftest import TEXT, prepare_text
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return prepare_text(tmp_path_factory.mktemp("corpus"), TEXT)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, data):
-    recipe = make_recipe(data)
-    recipe.train.steps = 3
-    workdir = tmp_path_factory.mktemp("run") / "base"
-    run(recipe, workdir)
-    return workdir
 
 
 def plain_loss(workdir, data, length):

@@ -2,27 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from jaxllm.evals.translation import CorpusScore
 
-import numpy as np
-
-from jaxllm.evals import translation
-
-
-def signature() -> str:
-    """The settings that the number depends on."""
-    scorer = translation.metric("CHRF")
-    translation.statistics(scorer, ["a"], ["a"])  # sacrebleu counts the references of the last use
-    return translation.signature(scorer)
-
-
-def statistics(
-    predictions: Sequence[str], references: Sequence[str | Sequence[str]]
-) -> np.ndarray:
-    """The sentences' statistics, [N, K]."""
-    return translation.statistics(translation.metric("CHRF"), predictions, references)
-
-
-def finish(sums: np.ndarray) -> Mapping[str, np.ndarray]:
-    """`chrf`."""
-    return {"chrf": translation.finish(translation.metric("CHRF"), sums)}
+_SCORE = CorpusScore("CHRF")
+signature, statistics, finish = _SCORE.signature, _SCORE.statistics, _SCORE.finish
