@@ -10,11 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from .quick import FLAGS
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption(
+        "--optimise", action="store_true", help="compile as a user's run does, see quick.py"
+    )
     parser.addoption(
         "--update-golden", action="store_true", help="write the golden files instead of comparing"
     )
@@ -27,7 +32,8 @@ def pytest_configure(config):
         "pytest.PytestUnraisableExceptionWarning",
     )
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    quick = "" if config.getoption("--optimise") else FLAGS
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {quick}".strip()
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # libtpu is a compiler here, and two may be loaded
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     os.environ["JAXLLM_CACHE"] = str(config.cache.mkdir("jaxllm"))

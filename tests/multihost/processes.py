@@ -8,9 +8,9 @@ import threading
 import time
 from pathlib import Path
 
+from ..quick import FLAGS
+
 ROOT = Path(__file__).parents[2]
-# Programs this small are compiled longer than they run.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 LIMIT = 100.0
 
 
@@ -21,7 +21,7 @@ class Processes:
         """Each runs `program` (Python text) with `arguments`, as one of `count`."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "SLURM"))}
         environment |= {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FLAGS}",
             "JAX_PLATFORMS": "cpu", "JAXLLM_CACHE": os.environ.get("JAXLLM_CACHE", ""),
             "PYTHONPATH": str(ROOT),
         }

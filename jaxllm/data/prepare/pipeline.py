@@ -48,7 +48,7 @@ from jaxllm.data.prepare.outcome import (
     sources,
 )
 from jaxllm.data.prepare.passes import passes
-from jaxllm.data.prepare.readers import InputFile, find_files
+from jaxllm.data.prepare.readers import InputFile, check_beginnings, find_files
 from jaxllm.data.prepare.runners.base import Runner
 from jaxllm.data.prepare.runners.local import LocalRunner
 from jaxllm.data.prepare.store import read_documents
@@ -85,7 +85,7 @@ def prepare(
             "data there would replace its tokenizer. Name another folder for the data, such as "
             f"--workdir=data/{folder.name}."
         )
-    files = find_files(config.input)
+    files = find_files(config.input, display.message)
     units = cut(files, config.input, unit_bytes)
     tokenizer = tokenizers.load(config.tokenizer.path) if config.tokenizer.path else None
     runner = runner or LocalRunner()
@@ -97,6 +97,7 @@ def prepare(
             _remove_work(folder)
             display.message(f"{folder} is prepared with these settings already: nothing to do.")
             return manifest
+        check_beginnings(files, config.input)
         make_directory(folder)
         lock = Lock(folder, "preparing data")
         name = WORK + fingerprint(config, files, tokenizer, unit_bytes)

@@ -200,6 +200,15 @@ def test_stages_that_cannot_run(fields, expected):
         make_config(["a.txt"], **fields)
 
 
+def test_a_missing_column_is_told_before_anything_is_written(tmp_path):
+    (tmp_path / "a.txt").write_text("A text of some words.\n" * 50)
+    (tmp_path / "b.csv").write_text("body\nA text.\n")
+    config = make_config([tmp_path / "a.txt", tmp_path / "*.csv"])
+    with pytest.raises(UserError, match="body"):
+        prepare(config, tmp_path / "out", quiet())
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_cluster_split_reads_the_settings_of_near():
     assert make_config(["a.txt"], split__by="cluster", near__threshold=0.9).near.threshold == 0.9
 

@@ -49,6 +49,11 @@ def test_folders_globs_and_samples(tmp_path, monkeypatch):
     for name in ("b.txt", "a.txt", "deep/c.md", "deep/d.jsonl", "notes.pdf", ".hidden.txt"):
         write(tmp_path / name, json.dumps({"text": name}) if name.endswith("l") else name)
     assert texts([tmp_path]) == ["a.txt", "b.txt", "deep/c.md", "deep/d.jsonl"]
+    told = []
+    find_files(InputConfig(paths=(str(tmp_path),)), told.append)
+    assert "no format: .pdf 1, such as" in told[0] and "notes.pdf" in told[0]
+    find_files(InputConfig(paths=(str(tmp_path / "*.txt"),)), told.append)
+    assert len(told) == 1  # a glob says itself what is read
     assert texts([tmp_path / "*.txt"]) == ["a.txt", "b.txt"]
     assert texts([tmp_path / "b.txt", tmp_path / "*.txt"]) == ["b.txt", "a.txt"]  # each file once
     assert texts([tmp_path / "**/*.md"]) == ["deep/c.md"]

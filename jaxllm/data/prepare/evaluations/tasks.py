@@ -48,7 +48,7 @@ def files(
                 "Name the folder that holds its tasks, or the tasks' own files.",
             )
         return
-    split = config.get("test_split") or config.get("validation_split")
+    split = str(config.get("test_split") or config.get("validation_split") or "")
     if not split:
         raise unreadable(
             str(task), "it has neither test_split nor validation_split",
@@ -56,6 +56,10 @@ def files(
         )
     name, options = str(config.get("task") or task.stem), {}
     source, settings = str(config["dataset_path"]), config.get("dataset_kwargs") or {}
+    if not isinstance(settings, dict):
+        raise unreadable(
+            str(task), f"dataset_kwargs={settings!r} is no mapping", "Write data_files: below it."
+        )
     if "data_files" in settings:
         if source not in BUILDERS:
             raise unreadable(
@@ -120,7 +124,13 @@ def _of_split(
             f"Splits there: {', '.join(map(str, data_files))}.",
         )
     entry = data_files[split]
-    return [entry] if isinstance(entry, str) else list(entry)
+    names = entry if isinstance(entry, list) else [entry]
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise unreadable(
+            str(task), f"dataset_kwargs.data_files has {wrong[0]!r}, which is no file's name",
+            "Name a file, or a list of files.",
+        )
+    return names
 
 
 def _resolve(task: epath.Path, entry: str, unreadable: Unreadable) -> list[epath.Path]:

@@ -5,7 +5,7 @@ What cannot be read as a document comes as a `Rejected` with the reason, and rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from jaxllm.core.errors import UserError
 from jaxllm.data.prepare.config import InputConfig
@@ -14,7 +14,7 @@ from jaxllm.data.prepare.readers.base import BrokenFile, InputFile, excerpt
 from jaxllm.data.prepare.readers.files import find_files
 from jaxllm.data.prepare.readers.registry import format_module, formats
 
-__all__ = ["InputFile", "find_files", "formats", "has_line_rows", "read"]
+__all__ = ["InputFile", "check_beginnings", "find_files", "formats", "has_line_rows", "read"]
 
 
 def read(
@@ -49,6 +49,20 @@ def read(
             ) from error
         # no system call failed: bz2 and Arrow say in this way that the content is bad
         yield Rejected(file.name, "broken_file", excerpt(str(error)))
+
+
+def check_beginnings(files: Iterable[InputFile], config: InputConfig) -> None:
+    """Reads the first document of each entry of `input.paths` and each format in it, so that a
+    column that is missing is told now and not when hours of other files have been read.
+
+    Raises:
+      UserError: as `read`.
+    """
+    seen = set()
+    for file in files:
+        if file.bytes and (file.source, file.format) not in seen:
+            seen.add((file.source, file.format))
+            next(read(file, config), None)
 
 
 def has_line_rows(file: InputFile, config: InputConfig) -> bool:

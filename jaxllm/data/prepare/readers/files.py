@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from etils import epath
 
@@ -23,8 +24,12 @@ from jaxllm.samples import sample
 SAMPLE = "sample:"
 
 
-def find_files(config: InputConfig) -> list[InputFile]:
+def find_files(
+    config: InputConfig, told: Callable[[str], None] = lambda text: None
+) -> list[InputFile]:
     """The files that `input.paths` names, each once, in the order given and sorted within a glob.
+
+    `told` hears of files in folders that are left out because their names tell no format.
 
     Raises:
       UserError: a path that is missing or whose format is unknown or cannot be told, an option
@@ -33,8 +38,9 @@ def find_files(config: InputConfig) -> list[InputFile]:
     if config.format != "auto":
         format_module(config.format)
     files: dict[tuple[str, str], InputFile] = {}
+    left_out: list[str] = []
     for entry in config.paths:
-        for file in _entry_files(entry, config):
+        for file in _entry_files(entry, config, left_out):
             # the same file may hold several slices of a data set, told apart by their names
             key = (str(file.path), file.name if file.format == "tfds" else "")
             files.setdefault(key, file)
@@ -45,10 +51,22 @@ def find_files(config: InputConfig) -> list[InputFile]:
             "Name files that hold text."
         )
     _check_unread(config, {file.format for file in files.values()})
+    if left_out:
+        told(_left_out(left_out))
     return list(files.values())
 
 
-def _entry_files(entry: str, config: InputConfig) -> Iterator[InputFile]:
+def _left_out(names: Sequence[str]) -> str:
+    kinds = Counter(os.path.splitext(name)[1] or "no ending" for name in names)
+    shown = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common(5))
+    more = ", …" if len(kinds) > 5 else ""
+    return (
+        f"input.paths: left out of its folders, as their names tell no format: {shown}{more}, such "
+        f"as {names[0]}. To read them, name them, such as FOLDER/*.log, and set input.format."
+    )
+
+
+def _entry_files(entry: str, config: InputConfig, left_out: list[str]) -> Iterator[InputFile]:
     for kind, module in formats().items():
         if prefix := getattr(module, "PREFIX", ""):
             if entry.startswith(prefix) and config.format in ("auto", kind):
@@ -60,7 +78,7 @@ def _entry_files(entry: str, config: InputConfig) -> Iterator[InputFile]:
                     f"together: entries that begin with {prefix!r} are of the format {kind!r}, and "
                     "no others. Leave input.format=auto."
                 )
-    for found, shown in expand(entry):
+    for found, shown in expand(entry, left_out=left_out):
         kind = config.format if config.format != "auto" else _format(found, shown)
         yield InputFile(found, shown, kind, _size(found, shown), entry)
 
@@ -76,11 +94,13 @@ def _size(file: epath.Path, shown: str) -> int:
 
 
 def expand(
-    name: str, field: str = "input.paths", kind_of: Callable[[str], str | None] = format_of
+    name: str, field: str = "input.paths", kind_of: Callable[[str], str | None] = format_of,
+    left_out: list[str] | None = None,
 ) -> list[tuple[epath.Path, str]]:
     """The files behind a file's or folder's name or a glob, with the names to show.
 
-    `field` is named in the errors; of a folder the files are those of which `kind_of` knows a kind.
+    `field` is named in the errors; of a folder the files are those of which `kind_of` knows a kind,
+    and the names of the others are added to `left_out`.
 
     Raises:
       UserError: nothing is there.
@@ -92,7 +112,10 @@ def expand(
         return [(file, f"{name}/{file.name}") for file in sorted(found.glob("*.txt"))]
     root = path(name)
     if root.is_dir():
-        found = list(_walk(root, field, kind_of))
+        others: list[str] = []
+        found = list(_walk(root, field, kind_of, others))
+        if left_out is not None:
+            left_out.extend(others)
         if not found:
             raise UserError(
                 f"{field}: the folder {name} holds no file that ends in "
@@ -112,11 +135,11 @@ def expand(
 
 
 def _walk(
-    folder: epath.Path, field: str, kind_of: Callable[[str], str | None],
+    folder: epath.Path, field: str, kind_of: Callable[[str], str | None], others: list[str],
     above: tuple[str, ...] = (),
 ) -> Iterator[epath.Path]:
     """The files of known formats in a folder and below; a link to one of the folders `above`
-    is not followed."""
+    is not followed. The names of the other files are added to `others`."""
     above = (*above, os.path.realpath(folder))
     for module in formats().values():
         take = getattr(module, "folder_files", None)
@@ -128,9 +151,11 @@ def _walk(
             continue
         if item.is_dir():
             if os.path.realpath(item) not in above:
-                yield from _walk(item, field, kind_of, above)
+                yield from _walk(item, field, kind_of, others, above)
         elif kind_of(item.name):
             yield item
+        else:
+            others.append(str(item))
 
 
 def _glob(pattern: epath.Path) -> tuple[epath.Path, list[epath.Path]]:
