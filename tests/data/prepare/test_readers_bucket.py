@@ -83,11 +83,13 @@ def test_parts_from_a_bucket():
     assert [item for part in parts for item in read(file, config, part)] == list(read(file, config))
 
 
-class HttpError(OSError):
-    """As gcsfs raises it: without an errno."""
+class HttpError(Exception):
+    """As gcsfs raises it."""
 
 
-@pytest.mark.parametrize("broken", [HttpError("503"), OSError(errno.EIO, "Input/output error")])
+@pytest.mark.parametrize("broken", [
+    HttpError("503"), OSError(errno.EIO, "Input/output error"), OSError("Forbidden: 503"),
+])
 def test_a_connection_that_breaks_is_no_bad_record(tmp_path, broken):
     config = InputConfig(xml_element="d")
     for name, (format, content) in contents(tmp_path).items():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from jaxllm.core.errors import UserError
 from jaxllm.data.prepare.config import InputConfig
 from jaxllm.data.prepare.documents import Document, Part, Rejected
 from jaxllm.data.prepare.readers.base import BrokenFile, InputFile, excerpt
@@ -41,13 +40,7 @@ def read(
         yield from format_module(file.format).read(file, config, part)
     except BrokenFile as error:
         yield Rejected(file.name, error.reason, excerpt(error.detail))
-    except OSError as error:
-        if type(error) is not OSError or error.errno is not None:
-            raise UserError(
-                f"{file.name} cannot be read: {error.strerror or error}. Check the disk or the "
-                "network, then repeat the command."
-            ) from error
-        # no system call failed: bz2 and Arrow say in this way that the content is bad
+    except OSError as error:  # bz2 and Arrow say in this way that the content is bad
         yield Rejected(file.name, "broken_file", excerpt(str(error)))
 
 

@@ -27,12 +27,51 @@ def open_file(file: InputFile) -> BinaryIO:
     """The file as it is stored.
 
     Raises:
-      UserError: it cannot be opened.
+      UserError: it cannot be opened; later on, while reading: the disk or the network failed.
     """
+    with _told(file):
+        return io.BufferedReader(_Source(file.path.open("rb"), file), BLOCK)
+
+
+@contextlib.contextmanager
+def _told(file: InputFile) -> Iterator[None]:
+    """What goes wrong below the file's content is the user's to mend. Clients of buckets raise
+    errors of many classes, not all of them OSErrors."""
     try:
-        return io.BufferedReader(file.path.open("rb"), BLOCK)
-    except OSError as error:
-        raise UserError(f"{file.name} cannot be read: {error.strerror or error}.") from error
+        yield
+    except Exception as error:
+        reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
+        raise UserError(
+            f"{file.name} cannot be read: {reason}. Check the disk, the network and your rights, "
+            "then repeat the command."
+        ) from error
+
+
+class _Source(io.RawIOBase):
+    """A file's stream whose failures are UserErrors, to be told from content that is damaged."""
+
+    def __init__(self, stream: BinaryIO, file: InputFile):
+        self._stream, self._file = stream, file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        with _told(self._file):
+            return self._stream.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 @contextlib.contextmanager
