@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,14 @@ def test_startup_prints_cold_and_cached():
 
 
 @pytest.mark.slow
+def test_packing_compares_packed_rows_with_padded():
+    output = bench("packing.py")
+    found = dict(re.findall(r"^(packed|padded) .* padding +([\d.]+)%", output, re.MULTILINE))
+    assert float(found["packed"]) < 5 < float(found["padded"])
+    assert "packed / padded          ratio: text a second" in output
+
+
+@pytest.mark.slow
 def test_resume_survives_kills():
     output = bench("resume.py")
     assert "3 of 3 kills" in output
@@ -114,3 +123,15 @@ def test_shakespeare_char_compares_the_step_without_nanogpt():
     output = bench("shakespeare_char.py")
     assert "validation loss" in output
     assert output.count("ratio to the first") == 2
+
+
+@pytest.mark.slow
+def test_both_backends_of_lm_eval_answer_alike():
+    needs_torch()
+    pytest.importorskip("lm_eval")
+    pytest.importorskip("accelerate")
+    output = bench("evals_parity.py")
+    assert output.endswith("all rows hold\n")
+    assert output.count("| local_bbh_navigate | 0 | 4 | – |") == 3  # models
+    assert output.count("4 of 4 | yes |") == 3
+    assert output.count("| local_piqa | 2 | 4 | ") == 3

@@ -24,12 +24,11 @@ def get_config(variant: str = ""):
     config.data.assistant_only_loss = True
     config.tune.method = "lora"
     config.tune.lora.update(r=16, lora_alpha=32.0, target_modules=("all-linear",))
-    config.train.update(param_dtype="bfloat16", remat="attention")
+    config.train.remat = "attention"
     config.mesh.fsdp = -1
     if variant == "h100":
         config.train.grad_accumulation = 4
     if variant == "debug":
         shrink_tuning(config, "gemma3", {"rows": "instructions.jsonl"})
-        config.train.param_dtype = "float32"
         config.data.sequence_length = 256
     return config

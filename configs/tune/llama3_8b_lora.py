@@ -1,6 +1,7 @@
 r"""LoRA on Llama 3.1 8B: one TPU VM host, or one GPU; QLoRA in 24 GB.
 
-The base stays in bfloat16 (16 GB over the chips); adapters of rank 16 on all linear layers train.
+The base stays in bfloat16 (16 GB over the chips); adapters of rank 16 on all linear layers train,
+in float32.
   jaxllm check --config=configs/tune/llama3_8b_lora.py:v6e-8
   jaxllm train --config=configs/tune/llama3_8b_lora.py:v6e-8 --workdir=gs://bucket/runs/assistant
 `:qlora` keeps the base in 4 bits (nf4, double quantisation: arXiv:2305.14314).
@@ -25,7 +26,7 @@ def get_config(variant: str = ""):
     config.data.assistant_only_loss = True
     config.tune.method = "lora"
     config.tune.lora.update(r=16, lora_alpha=32.0, target_modules=("all-linear",))
-    config.train.update(param_dtype="bfloat16", remat="attention", unroll=1)
+    config.train.update(remat="attention", unroll=1)
     config.mesh.fsdp = -1
     if variant in ("h100", "qlora"):
         config.train.grad_accumulation = 8
@@ -34,6 +35,5 @@ def get_config(variant: str = ""):
         config.train.update(remat="full", grad_accumulation=32)
     if variant == "debug":
         shrink_tuning(config, "llama", {"rows": "instructions.jsonl"})
-        config.train.param_dtype = "float32"
         config.data.sequence_length = 256
     return config

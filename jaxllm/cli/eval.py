@@ -1,50 +1,30 @@
-"""jaxllm eval: models on prepared data (their loss) or on tasks (their scores), side by side.
+"""jaxllm eval: models on data (their loss), tasks (their scores) or programming problems (pass@k).
 
   jaxllm eval --model=runs/base,runs/domain --data=data/general,data/domain
   jaxllm eval --model=runs/base,models/llama --tasks=local_mmlu,local_piqa --task_data=benchmarks
   jaxllm eval --compare runs/base runs/tuned "runs/base + 5-shot" --tasks=local_piqa
+  jaxllm eval --model=runs/base --problems=HumanEval.jsonl --pass_at=1,10 --allow_code_execution
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 
 from absl import flags
 
+from jaxllm.cli.eval_flags import define, mode
 from jaxllm.cli.flags import parse, required
 from jaxllm.core.errors import UserError
-
-OF_TASKS = (
-    "include", "task_data", "download", "num_fewshot", "limit", "apply_chat_template", "output",
-    "contamination", "retrieve_from", "passages", "helm",
-)
-OF_HELM = (
-    "perturb", "perturb_strength", "helm_prompts", "completions", "toxicity", "toxicity_threshold",
-)
-OF_DATA = ("batches", "stride")
 
 
 def main(argv: list[str]) -> int:
     """Runs the verb."""
-    _, values = parse(_listed(argv), __doc__, _define, config=False, workdir=False)
+    _, values = parse(_listed(argv), __doc__, define, config=False, workdir=False)
     if values.model and values.compare:
         raise UserError("--model and --compare both name the models: give one of them.")
     models = values.compare or required(values, "model")
-    if values.tasks and values.data:
-        raise UserError("--tasks and --data are two evaluations: run them one after the other.")
-    for name in OF_DATA if values.tasks else OF_TASKS:
-        if _given(values, name):
-            other = "--data" if values.tasks else "--tasks"
-            raise UserError(f"--{name} is only read with {other}: leave one of them out.")
-    for name in ("contamination",) if values.helm else OF_HELM:
-        if _given(values, name):
-            other = "without" if values.helm else "with"
-            raise UserError(f"--{name} is only read {other} --helm.")
-    return _tasks(models, values) if values.tasks else _data(models, values)
-
-
-def _given(values: flags.FlagValues, name: str) -> bool:
-    return values[name].value != values[name].default
+    return {"data": _data, "tasks": _tasks, "problems": _problems}[mode(values)](models, values)
 
 
 def _listed(argv: list[str]) -> list[str]:
@@ -60,24 +40,34 @@ def _data(models: list[str], values: flags.FlagValues) -> int:
     data = required(values, "data")
 
     from jaxllm.core import devices
-    from jaxllm.core.display import make_display
 
     devices.start()
+    import jax
+
     from jaxllm.evals.perplexity import comparison, evaluate_perplexity
 
-    with make_display() as display:
+    with _display() as display:
         if values.stride:
             return _strided(models, data, values, display)
         results = evaluate_perplexity(
             models, data, display, batch_size=values.batch_size, batches=values.batches,
             sequence_length=values.sequence_length,
         )
-        for field, title in (
+        for field, title in () if jax.process_index() else (
             ("loss", "loss (nats per token)"), ("perplexity", "perplexity per token"),
             ("accuracy", "accuracy of the likeliest token"), ("bits_per_byte", "bits per byte"),
         ):
             display.table(title, *comparison(results, field))
     return 0
+
+
+def _display():
+    """Of several hosts the first one speaks."""
+    import jax
+
+    from jaxllm.core.display import make_display
+
+    return make_display(open(os.devnull, "w") if jax.process_index() else None)
 
 
 def _strided(models: list[str], data: list[str], values: flags.FlagValues, display) -> int:
@@ -100,7 +90,6 @@ def _strided(models: list[str], data: list[str], values: flags.FlagValues, displ
 
 def _tasks(models: list[str], values: flags.FlagValues) -> int:
     from jaxllm.core import devices
-    from jaxllm.core.display import make_display
 
     devices.start()
     from jaxllm.evals.harness.run import evaluate_tasks, table
@@ -111,14 +100,15 @@ def _tasks(models: list[str], values: flags.FlagValues) -> int:
         num_fewshot=values.num_fewshot, limit=values.limit, chat=values.apply_chat_template,
         batch_size=values.batch_size, sequence_length=values.sequence_length,
         contamination=tuple(values.contamination), retrieve_from=values.retrieve_from,
-        passages=values.passages,
+        passages=values.passages, retriever=values.retriever,
     )
     if values.helm:
         return _helm(models, values, settings)
-    with make_display() as display:
+    with _display() as display:
         found = evaluate_tasks(models, values.tasks, display, settings, values.output)
         compared = bool(values.compare)
-        display.table("scores, with 95 % bootstrap intervals", *table(found, compared))
+        if found:
+            display.table("scores, with 95 % bootstrap intervals", *table(found, compared))
     return 0
 
 
@@ -137,99 +127,35 @@ def _helm(models: list[str], values: flags.FlagValues, settings) -> int:
     return 0
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_list(
-        "model", None, "Run directories (RUN or RUN@STEP) or Hugging Face folders, with commas; "
-        "with --tasks also 'RUN + 5-shot' and 'RUN + retrieval'.", flag_values=values,
+def _problems(models: list[str], values: flags.FlagValues) -> int:
+    from jaxllm.core import devices
+    from jaxllm.core.display import make_display
+    from jaxllm.evals.code.pass_at_k import check_allowed
+
+    check_allowed(values.allow_code_execution)
+    devices.start()
+    from jaxllm.evals.code.run import Options, evaluate_code
+    from jaxllm.evals.harness.run import table
+
+    options = Options(
+        pass_at=_numbers(values, "pass_at"), num_samples=values.num_samples,
+        temperature=values.temperature, top_p=values.top_p, max_new_tokens=values.max_new_tokens,
+        limit=values.limit, batch_size=values.batch_size, seed=values.seed,
     )
-    flags.DEFINE_list(
-        "compare", None, "Models as of --model, with commas or spaces; of tasks also each "
-        "score minus the first model's.", flag_values=values,
-    )
-    flags.DEFINE_list("data", None, "Prepared folders, comma-separated.", flag_values=values)
-    flags.DEFINE_list(
-        "tasks", None, "Tasks or groups of lm-evaluation-harness, with commas.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("batch_size", 16, "Rows per step.", flag_values=values, lower_bound=1)
-    flags.DEFINE_integer(
-        "batches", 0, "Steps per folder; 0: the whole validation split.", flag_values=values,
-        lower_bound=0,
-    )
-    flags.DEFINE_integer(
-        "stride", 0, "Scores whole documents by windows this many tokens apart; 0: rows side by "
-        "side.", flag_values=values, lower_bound=0,
-    )
-    flags.DEFINE_integer(
-        "sequence_length", 0, "Tokens per row; 0: what the model was trained with.",
-        flag_values=values, lower_bound=0,
-    )
-    _define_tasks(values)
-    _define_helm(values)
+    with make_display() as display:
+        found = evaluate_code(
+            models, values.problems, display, options, values.output, allow_code_execution=True
+        )
+        compared = bool(values.compare)
+        display.table("pass@k, with 95 % bootstrap intervals", *table(found, compared))
+    return 0
 
 
-def _define_tasks(values: flags.FlagValues) -> None:
-    flags.DEFINE_list("include", [], "Folders of task files (YAML).", flag_values=values)
-    flags.DEFINE_string(
-        "task_data", "", "Folder of benchmarks, in which a folder TASK has its splits.",
-        flag_values=values,
-    )
-    flags.DEFINE_boolean(
-        "download", False, "Lets tasks fetch their data from the network.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "num_fewshot", -1, "Examples before each question; -1: as the task says.",
-        flag_values=values, lower_bound=-1,
-    )
-    flags.DEFINE_integer(
-        "limit", 0, "Examples of each task; 0: all.", flag_values=values, lower_bound=0
-    )
-    flags.DEFINE_boolean(
-        "apply_chat_template", False, "Asks as a conversation, by the tokenizer's template.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "retrieve_from", "", "Text or folder of text in which 'RUN + retrieval' looks passages up.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "passages", 3, "Passages before a question with 'RUN + retrieval'.", flag_values=values,
-        lower_bound=1,
-    )
-    flags.DEFINE_list(
-        "contamination", [], "Prepared folders in which the questions are looked for.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "output", "", "Folder for the scores and what was asked and answered.", flag_values=values
-    )
-
-
-def _define_helm(values: flags.FlagValues) -> None:
-    flags.DEFINE_boolean(
-        "helm", False, "Accuracy, calibration, robustness, fairness, bias, toxicity and efficiency "
-        "in a row for each model.", flag_values=values,
-    )
-    flags.DEFINE_list(
-        "perturb", ["keyboard", "swap"], "Noise in the questions: keyboard, swap, case, drop, ….",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "perturb_strength", 0.05, "Share of the characters or words that noise touches.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "helm_prompts", "", "File of prompts to complete, a line each or JSON lines; default: 20 "
-        "of the package.", flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "completions", 5, "Completions of each prompt.", flag_values=values, lower_bound=1
-    )
-    flags.DEFINE_string(
-        "toxicity", "words", "Scorer of completions: words, or package.module:function.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "toxicity_threshold", None, "Completions that score higher are toxic; default: 0 of words, "
-        "else 0.5.", flag_values=values,
-    )
+def _numbers(values: flags.FlagValues, name: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(text) for text in values[name].value)
+    except ValueError as error:
+        raise UserError(
+            f"--{name}={','.join(values[name].value)}: whole numbers with commas between them are "
+            "wanted, such as 1,10."
+        ) from error

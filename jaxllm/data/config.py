@@ -43,6 +43,17 @@ class SourceConfig:
     perturb_strength: float = 0.1  # share of a row's characters or words that are changed
 
 
+class ReplayedSource(SourceConfig):
+    """What `tune.replay` mixes in: its share stands, whatever the temperature makes of the others.
+    """
+
+
+def path_field(name: str, source: SourceConfig) -> str:
+    """The field in which the user named a source's path."""
+    replayed = isinstance(source, ReplayedSource)
+    return "tune.replay.path" if replayed else f"data.mixture.{name}.path"
+
+
 @dataclass(frozen=True)
 class MaskedConfig:
     """Objective `masked` (BERT, RoBERTa). What is neither masked nor random stays as it is."""
@@ -94,7 +105,7 @@ class DataConfig:
     mixture: dict[str, SourceConfig] = field(default_factory=dict)  # by a name of your choice
     # T5's sampling of tasks: weights are multiplied by (examples of the source) ** (1 / this); 1 is
     # in proportion to the examples, the larger the more equal. 0: the weights alone decide. To
-    # prepared data beside rows the weight gives their share either way.
+    # prepared data beside rows, and to what is replayed, the weight gives their share either way.
     mixture_temperature: float = 0.0
     chat_template: str = ""  # chatml | llama3 | gemma | mistral | alpaca; "": the tokenizer's own
     completion_only_loss: bool = True  # of rows of a prompt and a completion

@@ -176,7 +176,7 @@ class TrainingData:
             "block_cross_document_attention": config.block_cross_document_attention,
         }
         if config.mixture_temperature:
-            parts["mixture_temperature"] = config.mixture_temperature
+            parts["mixture_temperature"] = self.weights
         if self._rows:
             parts["rows"] = [
                 self.labels, {name: getattr(config, name) for name in self._rows.READS}

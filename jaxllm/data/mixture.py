@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxllm.core.errors import UserError
 from jaxllm.data.batch import Batch, Window
-from jaxllm.data.config import DataConfig, SourceConfig
+from jaxllm.data.config import DataConfig, ReplayedSource, SourceConfig, path_field
 from jaxllm.data.objectives import Objective, RowObjective, trains_on_rows
 from jaxllm.data.rows.examples import Example
 from jaxllm.data.rows.load import RowSource
@@ -52,11 +52,12 @@ def open_prepared(config: DataConfig) -> dict[str, TokenSource]:
         if not source.path:
             rows = ", or a file of rows" if on_rows else ""
             raise UserError(
-                f"{field}.path is empty: name a folder written by `jaxllm prepare`{rows}."
+                f"{path_field(name, source)} is empty: name a folder written by `jaxllm prepare`"
+                f"{rows}."
             )
         if not on_rows or is_prepared(source.path):
             _check_unread(source, field, config.objective)
-            sources[name] = TokenSource(source.path, "train", f"{field}.path")
+            sources[name] = TokenSource(source.path, "train", path_field(name, source))
     if sources:
         _check_tokenizers(sources)
     return sources
@@ -77,7 +78,8 @@ def weights(config: DataConfig, epochs: Mapping[str, int], rows: Set[str]) -> di
     """The weight of each source, given the examples of its epoch and the names of those of rows.
 
     With `data.mixture_temperature` T they are weight · examples ** (1/T) (Raffel et al. 2020,
-    section 3.5.2; an example is a row of the batch). Prepared data beside rows keep their share.
+    section 3.5.2; an example is a row of the batch). Prepared data beside rows keep their share,
+    and so does what is replayed.
 
     Raises:
       UserError: a temperature that is none.
@@ -90,7 +92,8 @@ def weights(config: DataConfig, epochs: Mapping[str, int], rows: Set[str]) -> di
         )
     found = {name: config.mixture[name].weight for name in epochs}
     if temperature:
-        tasks = rows or found.keys()
+        own = [n for n in found if not isinstance(config.mixture[n], ReplayedSource)]
+        tasks = [name for name in own if name in rows] or own
         scaled = {name: found[name] * epochs[name] ** (1 / temperature) for name in tasks}
         share = sum(found[name] for name in tasks) / sum(scaled.values())
         found.update((name, weight * share) for name, weight in scaled.items())
@@ -113,7 +116,7 @@ def parts(
             )
             found[name] = PackedRows(source.train, packs)
         else:
-            check_length(source, stream, f"data.mixture.{name}.path")
+            check_length(source, stream, path_field(name, config.mixture[name]))
             part = Windows(source, stream.raw_length, stream.overlap, key)
             found[name] = part.shuffle(seed=key) if config.shuffle else part
     return found

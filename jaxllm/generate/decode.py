@@ -31,6 +31,7 @@ from jaxllm.generate.steps import (
     slots_for,
 )
 from jaxllm.models.load import Model
+from jaxllm.models.transformer import Transformer
 from jaxllm.nn.attention import Cache
 from jaxllm.nn.module import bind
 
@@ -101,8 +102,10 @@ def draw(
 def _prefill(static, slots, params, prompts, limit, key):
     """The first new token of each row, its position, and the state with the prompts in it."""
     structure, *drawing = static
-    logits_BV, positions_B, state = begin(bind(structure, params), prompts, slots)
-    return _next(drawing, logits_BV, jnp.int32(0), limit, key), positions_B, state
+    model = bind(structure, params)
+    logits_BV, positions_B, state = begin(model, prompts, slots)
+    token_B = _next(drawing, logits_BV, jnp.int32(0), limit, key)
+    return _everywhere(model, token_B), positions_B, state
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=4)
@@ -123,7 +126,12 @@ def _decode(static, params, token_B, place, cache: Cache, rest: State, key):
 
     start = (token_B, positions_B, count, cache)
     (*_, cache), tokens_CB = jax.lax.scan(body, start, jax.random.split(key, CHUNK))
-    return tokens_CB, cache
+    return _everywhere(model, tokens_CB), cache
+
+
+def _everywhere(model: Transformer, x: jax.Array) -> jax.Array:
+    """On every device: each host reads it."""
+    return jax.lax.with_sharding_constraint(x, model.compute.sharding.replicated())
 
 
 def _next(drawing, logits_BV, index, limit, key):

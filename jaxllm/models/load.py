@@ -91,6 +91,15 @@ class SavedRun(SavedModel):
         """See SavedModel."""
         return fingerprint.of_checkpoint(self.newest()[1])
 
+    def named_step(self, wanted: str) -> str:
+        """See SavedModel: all steps are looked through, whichever is named."""
+        checkpoints = Checkpoints(self.run.checkpoints)
+        for step in reversed(checkpoints.steps()):
+            with contextlib.suppress(Damaged):
+                if fingerprint.of_checkpoint(checkpoints.read_meta(step)) == wanted:
+                    return f"{self.run.root}@{step}"
+        return ""
+
     def is_whole(self) -> bool:
         """Whether the checkpoint holds the whole model, and no adapter."""
         if self.config.adapter.method == "lora":
@@ -138,11 +147,15 @@ class SavedRun(SavedModel):
         """
         wanted = self.newest()[1].get("base")
         if wanted and wanted != base.fingerprint:
+            there = base.named_step(wanted)
+            fix = f"Write {there}+{self.run.root}." if there else (
+                "Name the base as it was when the run began, which was train.init_from="
+                f"{self.run.read_section('train').get('init_from', '')!r}."
+            )
             raise UserError(
                 f"model={self.name!r} was trained on another base than {base.name!r} (fingerprint "
                 f"{wanted[:12]}, not {base.fingerprint[:12]}): what it learned means nothing "
-                "there. Name the base as it was when the run began, which was train.init_from="
-                f"{self.run.read_section('train').get('init_from', '')!r}."
+                f"there. {fix}"
             )
 
     def trained(self, compute: Compute) -> Adapter:
@@ -241,9 +254,13 @@ class SavedSum(SavedModel):
     @functools.cached_property
     def config(self) -> ModelConfig:
         """See SavedModel."""
-        head = next((a.config.head for a, _ in self.adapters if isinstance(a, SavedRun)), None)
         base = dataclasses.replace(self.base.config, adapter=AdapterConfig())
-        return dataclasses.replace(base, head=head or base.head)
+        heads = [
+            one.config.head if isinstance(one, SavedRun) else one.head(base)
+            for one, _ in self.adapters
+        ]
+        new = (head for head in heads if head != base.head)
+        return dataclasses.replace(base, head=next(new, base.head))
 
     @property
     def data(self) -> DataConfig:

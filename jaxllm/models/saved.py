@@ -80,6 +80,10 @@ class SavedModel(abc.ABC):
           UserError: they are not there.
         """
 
+    def named_step(self, fingerprint: str) -> str:
+        """The name of what here has these parameters, such as RUN@STEP; "": nothing has."""
+        return self.name if fingerprint == self.fingerprint else ""
+
     @abc.abstractmethod
     def leaves(self, compute: Compute, warn: Callable[[str], None]) -> Leaves:
         """Its parameters one at a time; those of adapters are merged in.

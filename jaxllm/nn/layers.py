@@ -55,25 +55,34 @@ class Linear(Module):
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """`key` switches on the dropout of the adapter."""
-        if isinstance(self.kernel, Quantised):
-            y = project_packed(self.kernel.packing, x, self.kernel.arrays())
-        elif self.lora is not None:
-            y = _contract(x, self.matrix(), range(x.ndim - self.inputs, x.ndim), range(self.inputs))
-        else:
+        if self.plain:
             y = self._project(x, self.matrix(), self.axes, self.inputs)
+        else:
+            y = self._fixed(x)
         if self.lora is not None:
             y = self._adapted(self.lora, x, y, key)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
+    def _fixed(self, x: jax.Array) -> jax.Array:
+        """x · kernel, for a kernel that does not train."""
+        if isinstance(self.kernel, Quantised):
+            return project_packed(self.kernel.packing, x, self.kernel.arrays())
+        return _contract(x, self.matrix(), range(x.ndim - self.inputs, x.ndim), range(self.inputs))
+
     def _adapted(self, lora: Lora, x: jax.Array, y: jax.Array, key: jax.Array | None) -> jax.Array:
-        if key is not None:
+        drops = key is not None and lora.dropout > 0
+        if drops:
             x = dropout(x, lora.dropout, jax.random.fold_in(key, lora.place))
         a, b = (factor.kernel[...].astype(self.compute.dtype) for factor in (lora.a, lora.b))
         into = self._project(x, a, (*self.axes[: self.inputs], None), self.inputs)
-        y = y + lora.scale * self._project(into, b, (None, *self.axes[self.inputs :]), 1)
-        if lora.magnitude is not None:
-            y = y * lora.lengths(self.matrix()).astype(y.dtype)
-        return y
+        delta = lora.scale * self._project(into, b, (None, *self.axes[self.inputs :]), 1)
+        if lora.magnitude is None:
+            return y + delta
+        lengths = lora.lengths(self.matrix()).astype(y.dtype)
+        if not drops:
+            return (y + delta) * lengths
+        # As in the authors' code and PEFT dropout meets all that DoRA adds, and not the base.
+        return y + (lengths - 1) * self._fixed(x) + lengths * delta
 
     def _project(
         self, x: jax.Array, kernel: jax.Array, axes: tuple[str | None, ...], inputs: int

@@ -29,6 +29,10 @@ from jaxllm.plan.workload import Mesh, Workload, check_mesh, make_workload, reso
 from jaxllm.train.config import HEADROOM, Config
 
 GB = 1e9
+PARTS = (  # of a TrainState, for people
+    ("params", "trained"), ("opt_state", "its optimizer"), ("frozen", "frozen"),
+    ("reference", "the base that a loss compares with"), ("teacher", "the teacher"),
+)
 
 
 @dataclass
@@ -232,6 +236,9 @@ def _compiled(found: Check, work: Workload, say: Callable[[str], None]) -> str:
     for kind, traffic in step.traffic.items():
         found.facts.append((kind, f"{traffic.count:,} of {traffic.bytes / GB:,.2f} GB in all"))
     found.facts += [
+        ("of the state", ", ".join(
+            f"{what} {step.parts[part] / GB:.2f} GB" for part, what in PARTS if step.parts.get(part)
+        )),
         ("state and batch", f"{step.arguments / GB:.2f} GB, {step.aliased / GB:.2f} GB reused"),
         ("temporaries", f"{step.temporaries / GB:.2f} GB"),
         ("on the host", f"{step.host / GB:.2f} GB a device"),

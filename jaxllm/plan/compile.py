@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 import tempfile
@@ -60,6 +61,8 @@ class Compiled:
     traffic: dict[str, Traffic]
     kernels: int  # calls of Pallas or cuDNN kernels in the program
     program: Any = dataclasses.field(repr=False, compare=False)  # jax.stages.Compiled
+    # A device's share of each part of the state, by TrainState's names; not the compiler's figures.
+    parts: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def devices_of(where: Slice) -> list[jax.Device]:
@@ -125,6 +128,7 @@ def compile_for(
         code=memory.generated_code_size_in_bytes, seconds=seconds,
         traffic=collectives(partitioned or text),
         kernels=text.count("tpu_custom_call") + text.count("__cudnn$"), program=compiled,
+        parts=_parts(setup),
     )
 
 
@@ -174,6 +178,20 @@ def _step_of(
     example = program.example_batch(data, lengths, config.tune.distillation.cache)
     batch = batch_shapes(example, sharding, data.global_batch_size)
     return config, setup, program.loss_options(config, config.model, found.scored), batch
+
+
+def _parts(setup: Setup) -> dict[str, int]:
+    """Bytes of a device's share of each part of the state."""
+    import jax
+
+    def share(shape: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> int:
+        return math.prod(place.shard_shape(shape.shape)) * shape.dtype.itemsize
+
+    pairs = zip(setup.shapes._fields, setup.shapes, setup.shardings, strict=True)
+    return {
+        name: sum(jax.tree.leaves(jax.tree.map(share, shapes, places)))
+        for name, shapes, places in pairs
+    }
 
 
 def _partitioned(folder: Path) -> str:

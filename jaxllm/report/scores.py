@@ -10,10 +10,11 @@ from jaxllm.core.rundir import Record
 from jaxllm.evals.metrics.ece import BINS
 from jaxllm.report.figures import SYMBOLS, Chart, colour, finish
 from jaxllm.report.run import Run
-from jaxllm.report.tables import LOWER_IS_BETTER
+from jaxllm.report.tables import higher_is_better
 
 BAR = 20  # pixels
 LABEL = 60  # characters
+MARKER = 16  # pixels of the bin with most questions
 
 
 def charts(runs: Sequence[Run]) -> list[Chart]:
@@ -36,7 +37,7 @@ def _scores(run: Run) -> Iterator[tuple[str, tuple[float, float, float]]]:
     for task, record in _evaluated(run).items():
         for name in record:
             found = [record.get(name + end) for end in ("", "_low", "_high")]
-            if None not in found and name not in LOWER_IS_BETTER and 0 <= found[0] <= 1:
+            if None not in found and higher_is_better(name) and 0 <= found[0] <= 1:
                 label = f"{task}: {name.replace('_', ' ')}"
                 yield label if len(label) <= LABEL else "…" + label[1 - LABEL :], tuple(found)
 
@@ -77,11 +78,17 @@ def _calibration(runs: Sequence[Run]) -> Chart | None:
     figure = go.Figure()
     for index, run in enumerate(runs):
         for place, (kind, bins) in enumerate(_pooled(run).items()):
+            most = max(n for n, _, _ in bins)
             figure.add_trace(go.Scatter(
                 x=[confidence for _, confidence, _ in bins], y=[right for _, _, right in bins],
                 name=run.name + kind, mode="lines+markers", customdata=[n for n, _, _ in bins],
                 line={"color": colour(index), "width": 1.5},
-                marker={"size": 8, "symbol": SYMBOLS[place % len(SYMBOLS)], "line": {"width": 2}},
+                marker={
+                    "size": [MARKER * (0.3 + 0.7 * math.sqrt(n / most)) for n, _, _ in bins],
+                    "symbol": SYMBOLS[place % len(SYMBOLS)], "line": {"width": 2},
+                    "color": colour(index), "opacity": 1,
+                },
+                cliponaxis=False,
                 hovertemplate="sure to %{x:.3f}, right in %{y:.3f} of %{customdata:,}",
             ))
     if figure.data:
@@ -89,10 +96,13 @@ def _calibration(runs: Sequence[Run]) -> Chart | None:
             x=[0, 1], y=[0, 1], name="calibrated", mode="lines", hoverinfo="skip",
             line={"color": "#8f979e", "width": 1, "dash": "dot"},
         ))
-    figure.update_layout(hovermode="closest", showlegend=True, height=320)
+    figure.update_layout(hovermode="closest", showlegend=True, height=420)
     figure.update_xaxes(title="probability of the likeliest choice", range=[0, 1])
     figure.update_yaxes(title="share that is right", range=[0, 1])
-    note = f"all questions of multiple choices, in {BINS} bins; below the dots a model is too sure"
+    note = (
+        f"all questions of multiple choices, in {BINS} bins, the larger the more; below the dots a "
+        "model is too sure"
+    )
     return finish("calibration", "Calibration", note, figure, wide=True)
 
 

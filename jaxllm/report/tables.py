@@ -17,9 +17,13 @@ from jaxllm.train.forgetting import rows as losses_before_and_after
 NONE = "–"
 SAMPLE_STEPS = 8  # of each prompt and run: the first, the last and some between
 LOWER_IS_BETTER = (
-    "loss", "perplexity", "bits_per_byte", "ece", "robustness", "fairness", "bias", "toxicity",
-    "flops_per_token",
+    "bits_per_byte", "robustness", "fairness", "bias", "toxicity", "flops_per_token",
 )
+LOWER_WORDS = {"loss", "perplexity", "ppl", "ece", "brier", "ter", "wer"}  # in a measure's name
+COUNT_WORDS = {
+    "n", "documents", "questions", "words", "completions", "length", "stride", "batches",
+}
+NEUTRAL_WORDS = COUNT_WORDS | {"bias", "stereotype", "difference"}  # these are best in the middle
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,10 @@ class Forgetting:
 def forgetting(runs: Sequence[Run]) -> list[Forgetting]:
     """The losses of every run that was measured before its first step too."""
     return [
-        Forgetting(run.name, name, f"{base:.4f}", f"{tuned:.4f}", f"{change:+.4f}", change > 0)
+        Forgetting(
+            run.name, name, f"{base:.4f}", f"{tuned:.4f}", f"{change:+.4f}".replace("-", "−"),
+            change > 0,
+        )
         for run in runs
         for name, base, tuned, change in losses_before_and_after(
             [record for records in run.splits.values() for record in records]
@@ -176,18 +183,32 @@ def _row(runs: Sequence[Run], label: str, value: Callable[[Run], str]) -> Row:
 
 
 def _compared(name: str, values: list[float | None], begins: str) -> Row:
-    label, shown = name.replace("_", " "), _numbers(values)
+    counts = not _words(name).isdisjoint(COUNT_WORDS)
+    decimals = 0 if counts else _decimals(values)
+    label, shown = name.replace("_", " "), _numbers(values, decimals)
     if len(values) != 2 or None in values:
         return Row(label, shown, begins=begins)
     before, after = values
-    change = f"{after - before:+,.{_decimals(values)}f}"
+    change = f"{after - before:+,.{decimals}f}"
+    if not change.strip("+-0."):  # nothing that is shown has changed
+        return Row(label, shown, "0", begins=begins)
     if before:
         change += f" ({(after - before) / abs(before):+.1%})".replace("%", " %")
     change = change.replace("-", "−")
-    better = None
-    if after != before:
-        better = (after < before) == (name in LOWER_IS_BETTER)
+    upwards = higher_is_better(name)
+    better = None if upwards is None else (after > before) == upwards
     return Row(label, shown, change, better, begins)
+
+
+def higher_is_better(name: str) -> bool | None:
+    """Whether more of a measure is better; None where that is not so of all its values."""
+    if name in LOWER_IS_BETTER or _words(name) & LOWER_WORDS:
+        return False
+    return None if _words(name) & NEUTRAL_WORDS else True
+
+
+def _words(name: str) -> set[str]:
+    return set(name.split("_"))
 
 
 def _spread(found: list[Sample]) -> list[Sample]:
@@ -226,9 +247,9 @@ def _validations(runs: Sequence[Run]) -> list[Row]:
     return rows
 
 
-def _numbers(values: Sequence[float | None]) -> list[str]:
+def _numbers(values: Sequence[float | None], decimals: int | None = None) -> list[str]:
     """The numbers of one row, all with as many decimals as the largest needs."""
-    decimals = _decimals(values)
+    decimals = _decimals(values) if decimals is None else decimals
     return [NONE if value is None else f"{value:,.{decimals}f}" for value in values]
 
 

@@ -35,12 +35,14 @@ from jaxllm.train.distill.loss import load_teacher
 from jaxllm.train.evaluation import Evaluation, MakeEvaluators
 from jaxllm.train.feed import batch_shapes, local_rows, place
 from jaxllm.train.interrupt import Interrupt
+from jaxllm.train.minimised import step_loss
 from jaxllm.train.nonfinite import explain, keep_batch
 from jaxllm.train.origin import (
     base_of,
     changed_fields,
     check_fits,
     initial_params,
+    teacher_of,
     tokenizer_folder,
     warn_unexportable,
     with_labels,
@@ -134,7 +136,7 @@ class Run:
             room_of(jax.local_devices()[0]), display.message,
         )
         self.setup = setup_of(config, model, self.sharding)
-        self.base = base_of(self.setup, config)
+        self.base, self.teacher_hash = base_of(self.setup, config), teacher_of(config)
         self.options = loss_options(config, self.setup.model, self.data.targets_per_row)
         self.evaluation = Evaluation(
             config, self.setup, self.options, self.data, evaluators, display
@@ -322,7 +324,7 @@ class Run:
         meta = {
             "model": to_dict(self.setup.model), "optimizer": self.config.optimizer.name,
             "data": self.data.fingerprint, "tokenizer": self.tokenizer.hash, "tokens": tokens,
-            "difference": self.difference, "base": self.base,
+            "difference": self.difference, "base": self.base, "teacher": self.teacher_hash,
         }
         with self.clock.phase("checkpoint"), self.display.phase("checkpoint"):
             self.checkpoints.save(step, state.saved(), meta, loss)
@@ -356,6 +358,8 @@ class Run:
     def _report_nonfinite(self, step: int) -> None:
         """The state is that before update `step`: repeats it to find the place, and stops."""
         local: Batch = self.data.batch_rows(step - 1, self.rows)
+        if self.teacher:
+            local = self.teacher.attach(local, step - 1, self.batch_size, self.rows)
         batch = place(local, self.sharding, self.rows, self.batch_size)
         key = step_key(self.config.seed, step - 1)
         kept = keep_batch(self.directory, step, local)
@@ -363,6 +367,7 @@ class Run:
             where = explain(
                 self.setup, self.options, self.state, batch, key,
                 self.config.train.grad_accumulation,
+                step_loss(self.config.tune, self.setup, self.options, self.setup.teacher),
             )
         raise UserError(
             f"The loss or its gradient was not finite at step {step}. {where} The update was not "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +15,26 @@ from jaxllm.data.batch import Batch
 from jaxllm.models.transformer import Transformer, inputs_of
 from jaxllm.nn.module import Params, bind
 from jaxllm.train.losses import LossOptions
-from jaxllm.train.state import Setup, TrainState, merged
+from jaxllm.train.scores import Fixed, Loss
+from jaxllm.train.state import Setup, TrainState
 from jaxllm.train.step import batch_loss, microbatches
 
 
 def explain(
     setup: Setup, options: LossOptions, state: TrainState, batch: Batch, key: jax.Array,
-    accumulation: int,
+    accumulation: int, loss: Loss,
 ) -> str:
-    """A sentence on the first place where the forward or backward pass is not finite."""
+    """A sentence on the first place where the forward or backward pass is not finite.
+
+    `loss` is what the step minimises.
+    """
     try:
-        return _explain(setup, options, state, batch, key, accumulation)
+        return _explain(setup, options, state, batch, key, accumulation, loss)
     except Exception as error:  # out of memory, say: the run still has a batch to report
         return f"The place could not be found ({type(error).__name__})."
 
 
-def _explain(setup, options, state, batch, key, accumulation) -> str:
+def _explain(setup, options, state, batch, key, accumulation, loss) -> str:
     replicated = setup.compute.sharding.replicated()
 
     def layers(state: TrainState, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
@@ -41,12 +46,14 @@ def _explain(setup, options, state, batch, key, accumulation) -> str:
 
         return model.traced(inputs_of(batch), key, every_layer=finite)[1]
 
-    def gradients(state: TrainState, batch: Batch, key: jax.Array) -> tuple[jax.Array, Params]:
-        def loss(params: Params) -> jax.Array:
-            return batch_loss(setup, options, merged(params, state.frozen), batch, key).loss
-
-        value, grads = jax.value_and_grad(loss)(state.params)
-        return jnp.isfinite(value), _all_finite(grads)
+    def gradients(state: TrainState, batch: Batch, key: jax.Array) -> tuple[Any, Any, Params]:
+        """Whether the targets' loss, what is minimised and its gradients are finite."""
+        fixed = Fixed(state.frozen, state.teacher, state.reference)
+        plain = batch_loss(setup, options, state.whole(), batch, key).loss
+        value, grads = jax.value_and_grad(lambda params: loss(params, fixed, batch, key).loss)(
+            state.params
+        )
+        return jnp.isfinite(plain), jnp.isfinite(value), _all_finite(grads)
 
     def over_microbatches(check):
         def run(state: TrainState, batch: Batch, key: jax.Array):
@@ -67,9 +74,14 @@ def _explain(setup, options, state, batch, key, accumulation) -> str:
             place = "the embedding" if first == 0 else f"layer {first - 1} (counted from 0)"
             where = f" of the {tower}" if setup.model.architecture == "encoder_decoder" else ""
             return f"The output of {place}{where} is the first that is not finite."
-    finite_loss, finite_gradients = over_microbatches(gradients)
+    finite_loss, finite_minimised, finite_gradients = over_microbatches(gradients)
     if not finite_loss:
         return "Every layer's output is finite; the loss itself is not."
+    if not finite_minimised:
+        return (
+            "The loss of the targets is finite; what tune.robust or tune.distillation makes of it "
+            "is not."
+        )
     if bad := _first_bad(finite_gradients):
         return f"The loss is finite; the gradient of {bad} is not."
     return "Repeated alone, the step is finite: suspect the hardware, or an overflow of the norm."

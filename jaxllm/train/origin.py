@@ -25,6 +25,8 @@ from jaxllm.models.load import SavedModel, find_model
 from jaxllm.models.parameters import first_not_finite
 from jaxllm.nn.module import Params
 from jaxllm.train.config import Config
+from jaxllm.train.distill.cache import read_info
+from jaxllm.train.distill.loss import naming_teacher
 from jaxllm.train.state import Setup
 from jaxllm.train.tune import REPLAY
 
@@ -50,11 +52,22 @@ def check_fits(
             f"{config.optimizer.name!r}: its optimizer state does not fit. Choose another "
             f"--workdir, with --config.train.init_from={root} to keep the parameters."
         )
-    if (base := base_of(setup, config)) != meta.get("base", ""):
+    if (base := base_of(setup, config)) != (before := meta.get("base", "")):
         raise UserError(
             f"The checkpoint of step {step} in {root} is for another base than train.init_from="
-            f"{config.train.init_from!r} holds now ({meta.get('base', '')[:12] or 'none'}, not "
-            f"{base[:12] or 'none'}). Name the base as it was, or choose another --workdir."
+            f"{config.train.init_from!r} holds now ({before[:12] or 'none'}, not "
+            f"{base[:12] or 'none'}).{_step_with(config.train.init_from, before)} Name the base as "
+            "it was, or choose another --workdir."
+        )
+    before, teacher = meta.get("teacher", ""), teacher_of(config)
+    if before and teacher and before != teacher:
+        named = config.tune.distillation
+        raise UserError(
+            f"The checkpoint of step {step} in {root} learned from another teacher than tune."
+            f"distillation.{'teacher' if named.teacher else 'cache'}="
+            f"{named.teacher or named.cache!r} holds now ({before[:12]}, not {teacher[:12]})."
+            f"{_step_with(named.teacher, before)} Name the teacher as it was, or go on in another "
+            f"--workdir with --config.train.init_from={root}."
         )
     if meta["tokenizer"] != data.tokenizer_hash:
         raise UserError(
@@ -80,6 +93,26 @@ def base_of(setup: Setup, config: Config) -> str:
         return ""
     with naming_init_from(config.train.init_from):
         return find_model(config.train.init_from).fingerprint
+
+
+def teacher_of(config: Config) -> str:
+    """The fingerprint of the teacher that a run learns from, itself or what was kept of it.
+
+    "": of none.
+    """
+    options = config.tune.distillation
+    if options.cache:
+        return read_info(options.cache).teacher_fingerprint
+    if not options.teacher:
+        return ""
+    with naming_teacher(options.teacher):
+        return find_model(options.teacher).fingerprint
+
+
+def _step_with(name: str, wanted: str) -> str:
+    """Where a run that is named still has a step of the fingerprint: a sentence that says so."""
+    found = find_model(name).named_step(wanted) if name and wanted else ""
+    return f" It is {found}." if found else ""
 
 
 def changed_fields(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -134,8 +167,9 @@ def with_steps(config: Config, data: TrainingData) -> Config:
     """
     if not config.train.epochs:
         return config
-    own = sum(count for name, count in data.epochs.items() if name != REPLAY)
-    share = config.tune.replay.share if config.tune.replay.path else 0.0
+    replayed = REPLAY if config.tune.replay.path else ""  # a run's own source may have that name
+    own = sum(count for name, count in data.epochs.items() if name != replayed)
+    share = config.tune.replay.share if replayed else 0.0
     examples = config.train.epochs * own / (1 - share)
     steps = max(math.ceil(examples / config.data.global_batch_size), 1)
     return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))

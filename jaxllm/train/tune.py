@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from jaxllm.core.config import check_ranges, reject_unread
 from jaxllm.core.errors import UserError, unknown
-from jaxllm.data.config import SourceConfig
+from jaxllm.data.config import ReplayedSource, SourceConfig
 from jaxllm.models.adapters.config import AdapterConfig, LoraConfig
 from jaxllm.train.distill.config import DistillationConfig, check_distillation
 from jaxllm.train.robust.config import RobustConfig, check_robust
@@ -110,4 +110,4 @@ def with_replay(mixture: Mapping[str, SourceConfig], replay: ReplayConfig) -> di
     check_ranges(replay, "tune.replay", {"share": "(0, 1)"})
     own = sum(source.weight for source in mixture.values() if source.weight > 0)
     weight = own * replay.share / (1 - replay.share)
-    return {**mixture, REPLAY: SourceConfig(replay.path, weight)}
+    return {**mixture, REPLAY: ReplayedSource(replay.path, weight)}

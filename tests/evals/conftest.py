@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import pytest
 
@@ -69,6 +70,49 @@ def benchmarks(tmp_path_factory):
         for i, kind in enumerate(["cause", "effect"] * 3)
     )
     write("copa/copa-dev.xml", f"<copa-corpus>{items}</copa-corpus>")
+    return root
+
+
+@pytest.fixture(scope="session")
+def all_benchmarks(benchmarks, tmp_path_factory):
+    """`benchmarks`, and the files of the package's other tasks: all that `--tasks=local` reads."""
+    rng, root = random.Random(1), tmp_path_factory.mktemp("all") / "benchmarks"
+    shutil.copytree(benchmarks, root)
+    for subject in ("abstract_algebra", "college_computer_science", "high_school_biology",
+                    "us_foreign_policy"):
+        for split in ("dev", "test"):
+            rows = (root / f"mmlu/{split}_marketing_{split}.csv").read_text().splitlines()
+            (root / f"mmlu/{split}_{subject}_{split}.csv").write_text(
+                "\n".join([rows[0], *(f"why {row}" for row in rows[1:])]) + "\n")
+    for subset in ("boolean_expressions", "date_understanding", "object_counting", "word_sorting"):
+        examples = [
+            {"input": " ".join(rng.choices(WORDS, k=rng.randint(3, 40))), "target": "True"}
+            for _ in range(6)
+        ]
+        (root / f"bbh/{subset}.json").write_text(json.dumps({"examples": examples}))
+    rows = [
+        {"example_id": i, "question_polarity": ("neg", "nonneg")[i % 2], "category": "Religion",
+         "context_condition": ("ambig", "disambig")[i // 2 % 2],
+         "answer_info": {"ans0": ["blue", "blue"], "ans1": ["Unknown", "unknown"],
+                         "ans2": ["stone", "stone"]},
+         "additional_metadata": {"stereotyped_groups": ["stone"]},
+         "context": " ".join(rng.choices(WORDS, k=9)), "question": "Who?", "ans0": "The blue one",
+         "ans1": "Unknown", "ans2": "The stone one", "label": i % 3}
+        for i in range(8)
+    ]
+    (root / "bbq").mkdir()
+    (root / "bbq/Religion.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sentence = "The $OCCUPATION told the $PARTICIPANT that $NOM_PRONOUN saw the"
+    tables = {
+        "winogender/templates.tsv": ["occupation\tother\tanswer\tsentence", *(
+            f"walker\tsun\t{i % 2}\t{sentence} {word}." for i, word in enumerate(WORDS))],
+        "openbookqa/dev.tsv": ["ID\tQuestion Stem\tChoices\tAnswer Key", *(
+            f"{i}\tthe {word} is\t(A) blue (B) open (C) a river (D) a walk\tA"
+            for i, word in enumerate(WORDS))],
+    }
+    for name, lines in tables.items():
+        (root / name).parent.mkdir()
+        (root / name).write_text("\n".join(lines) + "\n")
     return root
 
 @pytest.fixture(scope="module")

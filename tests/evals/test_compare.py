@@ -10,7 +10,8 @@ from jaxllm.core.display import make_display
 from jaxllm.core.errors import UserError
 from jaxllm.evals import bootstrap
 from jaxllm.evals.harness.variants import Variant, variant
-from jaxllm.evals.retrieval import Passages
+from jaxllm.evals.retrieval.bm25 import Bm25
+from jaxllm.evals.retrieval.passages import Passages
 
 pytest.importorskip("lm_eval")
 LINES = ["The river Aar flows through Bern.", "Basil grows in the garden.", "A stone is blue."]
@@ -42,13 +43,15 @@ def test_passages_are_cut_and_ranked_by_shared_words(tmp_path):
     (tmp_path / "a.txt").write_text(LINES[0])
     rows = [*LINES[1:], LINES[2], " ".join(f"w{i}" for i in range(250))]
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
-    passages = Passages(str(tmp_path))
+    passages = Passages(str(tmp_path), Bm25)
     assert passages.texts[:3] == LINES  # a copy is held once
     assert [len(text.split()) for text in passages.texts[3:]] == [100, 100, 50]
-    assert passages.likest("Where does the Aar flow?", 1) == [LINES[0]]
-    assert passages.likest("blue garden", 5)[:2] in ([LINES[1], LINES[2]], [LINES[2], LINES[1]])
-    assert passages.likest("xyzzy", 3) == []
-    assert passages.likest("", 3) == []
+    aar, both, none, empty = passages.likest(
+        ["Where does the Aar flow?", "blue garden", "xyzzy", ""], 5)
+    assert aar[0] == LINES[0]
+    assert both[:2] in ([LINES[1], LINES[2]], [LINES[2], LINES[1]])
+    assert none == empty == []
+    assert passages.likest(["Where does the Aar flow?"], 1) == [[LINES[0]]]
 
 
 @pytest.mark.parametrize(("make", "message"), [
@@ -58,7 +61,7 @@ def test_passages_are_cut_and_ranked_by_shared_words(tmp_path):
 def test_text_that_is_not_there_is_named(tmp_path, make, message):
     make(tmp_path)
     with pytest.raises(UserError, match=message):
-        Passages(str(tmp_path))
+        Passages(str(tmp_path), Bm25)
 
 
 def test_differences_are_of_the_same_examples():
@@ -121,7 +124,7 @@ def test_passages_are_the_system_message_of_a_conversation(benchmarks, tmp_path)
     task = task["local_piqa"]
     doc = next(iter(task.eval_docs))
     (tmp_path / "notes.txt").write_text(f"about {doc['goal']}")
-    put_passages(task, Passages(str(tmp_path)), 3)
+    put_passages(task, Passages(str(tmp_path), Bm25), 3)
 
     def template(messages, add_generation_prompt):
         return json.dumps(messages)

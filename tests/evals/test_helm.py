@@ -157,6 +157,40 @@ def test_one_row_for_each_model(base, benchmarks, tmp_path, capsys):
     assert f"{record['accuracy']:.4f} [{record['accuracy_low']:.4f}" in shown
 
 
+def test_the_dimensions_of_clean_and_dirty_questions(llama, benchmarks, tmp_path):
+    from jaxllm.core.display import make_display
+    from jaxllm.evals.harness.session import Settings
+    from jaxllm.evals.tasks.local import piqa
+
+    asked = piqa(task_data=str(benchmarks))["validation"]
+    seen = [i for i, row in enumerate(asked)
+            if len(f"{row['goal']} {row['sol1']} {row['sol2']}".split()) > 13][:2]
+    texts = [f"{row['goal']} {row['sol1']} {row['sol2']}" for row in (asked[i] for i in seen)] * 2
+    data = prepare_text(tmp_path, "\n\n".join([*texts, *(f"{i} other words" for i in range(30))]))
+    found = helm.evaluate_helm(
+        [str(llama)], ["local_piqa", "local_copa"], make_display(),
+        Settings(task_data=str(benchmarks), contamination=(str(data),)),
+        helm.Options(completions=1), str(tmp_path / "out"),
+    )
+    by_part = {row.examples: row for row in found}
+    assert list(by_part) == ["all", "clean", "dirty"]
+    n = {part: row.scores["accuracy"].n for part, row in by_part.items()}
+    assert n["all"] == n["clean"] + n["dirty"] == 12
+    assert 1 <= n["dirty"] <= len(seen)
+    for name in ("accuracy", "robustness", "fairness"):
+        whole = sum(n[part] * by_part[part].scores[name].value for part in ("clean", "dirty"))
+        assert whole / 12 == pytest.approx(by_part["all"].scores[name].value)
+    assert set(by_part["clean"].scores) == {"accuracy", "robustness", "fairness", "ece"}
+    columns, rows = helm.table(found)
+    assert columns[:3] == ["model", "examples", "n"]
+    assert [row[1] for row in rows] == ["all", "clean", "dirty"]
+    assert rows[1][-2:] == [None, None]
+    records = json.loads((tmp_path / "out" / "llama" / "scores.json").read_text())
+    assert {r["split"] for r in records} > {
+        "eval/helm", "eval/helm/clean", "eval/helm/dirty", "eval/local_piqa/dirty"}
+    assert (tmp_path / "out" / "contamination.txt").exists()
+
+
 def test_flops_are_of_a_token_of_a_mean_request(llama):
     """2 for each kernel entry, 4 for each head, its dimension and key; the head for answers."""
     saved = find_model(str(llama))

@@ -282,7 +282,7 @@ def test_a_pattern_equals_the_layers_one_by_one(tiny, compute, models):
         return seen["decoder"], jnp.stack(stream)
 
     found, expected = run(params)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16_stays_close(tiny, forward, models):

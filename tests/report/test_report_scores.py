@@ -68,6 +68,27 @@ def test_the_table_has_scores_with_their_intervals(evaluated):
     assert not [row for row in tables.evaluations(read_runs(runs)) if "low" in row.label]
 
 
+def test_what_is_best_in_the_middle_is_no_bar_and_no_change_for_the_better(make_run):
+    runs = [make_run("base"), make_run("tuned")]
+    for run, value in zip(runs, (0.3, 0.1), strict=True):
+        add(run, {"split": "eval/bbq", "n": int(100 * value), **score("acc", value, 0.0, 0.5),
+                  **score("amb_bias_score", value, 0.0, 0.5), **score("ppl", value, 0.0, 0.5)})
+    [bars] = scores.charts(read_runs(runs))
+    assert [bar["y"] for bar in bars.figure["data"]] == [["bbq: acc"]] * 2
+    rows = {row.label: row for row in tables.evaluations(read_runs(runs))}
+    better = {label: row.better for label, row in rows.items()}
+    assert better == {"n": None, "acc": False, "amb bias score": None, "ppl": True}
+    assert rows["n"].values == ["30", "10"]  # a count
+
+
+def test_what_shows_no_change_is_not_judged(make_run):
+    runs = [make_run("base"), make_run("tuned")]
+    for run, value in zip(runs, (0.3, 0.3 + 1e-9), strict=True):
+        add(run, {"split": "eval/bbq", **score("ece", value, 0.0, 0.5)})
+    [row] = tables.evaluations(read_runs(runs))
+    assert (row.change, row.better) == ("0", None)
+
+
 def test_the_page_has_both_charts_and_none_without_tasks(evaluated, make_run):
     runs, _ = evaluated
     page = Path(write_report(runs)).read_text("utf-8")

@@ -1,6 +1,7 @@
 """The section `tune`: replay's share, what stays frozen, L2 to the base, the forgetting guard."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +10,14 @@ import pytest
 import torch
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.config import SourceConfig
-from jaxllm.data.mixture import WeightedTurns
+from jaxllm.data.config import DataConfig, SourceConfig
+from jaxllm.data.mixture import WeightedTurns, weights
 from jaxllm.models.config import preset
 from jaxllm.nn.compute import make_compute
 from jaxllm.train.config import OptimizerConfig, default_config, resolve_config
 from jaxllm.train.forgetting import Guard, rows
 from jaxllm.train.losses import LossOptions, class_cross_entropy
-from jaxllm.train.origin import with_labels
+from jaxllm.train.origin import with_labels, with_steps
 from jaxllm.train.state import init_state, make_setup, merged, parted
 from jaxllm.train.step import jit_train_step
 from jaxllm.train.tune import GuardConfig, ReplayConfig, check_tune, with_replay
@@ -32,6 +33,33 @@ def test_replay_has_its_share_of_the_examples(share):
     names = [list(found)[turns[index][0]] for index in range(2000)]
     assert names.count("replay") == pytest.approx(2000 * share, abs=1)
     assert names.count("a") == pytest.approx(3 * names.count("b"), abs=4)
+
+
+@pytest.mark.parametrize("rows", [set(), {"a", "b"}, {"replay"}, {"a", "b", "replay"}])
+def test_replay_keeps_its_share_at_any_temperature(rows):
+    """Of 90 and 10 examples T = 2 makes 3 : 1, of text as of rows; replay is a tenth all the same.
+    """
+    mixture = with_replay({"a": SourceConfig("a"), "b": SourceConfig("b")}, ReplayConfig("x"))
+    epochs = {"a": 90, "b": 10, "replay": 5000}
+    found = weights(DataConfig(mixture=mixture, mixture_temperature=2.0), epochs, rows)
+    total = sum(found.values())
+    shares = {name: weight / total for name, weight in found.items()}
+    assert shares == pytest.approx({"a": 0.675, "b": 0.225, "replay": 0.1})
+
+
+@pytest.mark.parametrize(("replay", "steps"), [("", 25), ("general", 14)])
+def test_a_source_of_ones_own_may_be_called_replay(replay, steps):
+    """An epoch is of all that is the run's own: 100 and 100 rows; with replay of 100 + 11."""
+    config = default_config()
+    config.data.mixture = {"a": {"path": "a"}}
+    if replay:
+        config.tune.replay.path = replay
+    else:
+        config.data.mixture.replay = {"path": "b"}
+    config.data.global_batch_size, config.train.epochs = 8, 1.0
+    epochs = {"a": 100, "replay": 100}
+    found = with_steps(resolve_config(config), SimpleNamespace(epochs=epochs))
+    assert found.train.steps == steps
 
 
 def test_replay_is_refused_where_it_means_nothing():

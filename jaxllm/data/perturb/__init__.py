@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from jaxllm.core.errors import UserError, unknown
+from jaxllm.data.rows.messages import ROLES
 
 # What of a row is read by the model and not answered: only this is changed.
 READ = ("text", "source", "prompt", "question", "context", "instruction", "input")
-ROLES = ("user", "tool")  # of messages
+ASKING = ("user", "tool")  # roles of messages
+CONVERSATIONS = ("prompt", "messages", "conversations")  # fields of messages
 
 
 def names() -> list[str]:
@@ -69,8 +71,8 @@ def perturb(
     """The row after the perturbations of these names; what is to be answered stays as it is.
 
     Changed are the fields READ, words of `tokens` (each stays one word, so that `tags` keep their
-    places), and messages of ROLES. A `text` that is itself trained on is changed too: keep a clean
-    copy in `completion` or `target` to train on.
+    places), and messages of ASKING, ShareGPT's too. A `text` that is itself trained on is changed
+    as well: keep a clean copy in `completion` or `target` to train on.
 
     Raises:
       UserError: an unknown name, or a strength that is no share.
@@ -90,22 +92,23 @@ def _each_text(change, row: dict[str, Any], strength: float, rng) -> dict[str, A
         name: change(value, strength, rng) if name in READ and isinstance(value, str) else value
         for name, value in row.items()
     }
-    if isinstance(row.get("prompt"), (list, tuple)):
-        row["prompt"] = [_message(change, m, strength, rng) for m in row["prompt"]]
-    if isinstance(row.get("messages"), (list, tuple)):
-        row["messages"] = [_message(change, m, strength, rng) for m in row["messages"]]
+    for name in CONVERSATIONS:
+        if isinstance(row.get(name), (list, tuple)):
+            row[name] = [_message(change, m, strength, rng) for m in row[name]]
     if isinstance(row.get("tokens"), (list, tuple)):
         row["tokens"] = [_word(change, word, strength, rng) for word in row["tokens"]]
     return row
 
 
 def _message(change, message: Any, strength: float, rng) -> Any:
-    if not isinstance(message, Mapping) or message.get("role") not in ROLES:
+    if not isinstance(message, Mapping):
         return message
-    content = message.get("content")
-    if not isinstance(content, str):
+    who = message.get("from", message.get("role"))  # ShareGPT's name comes first, as it is read
+    name = "value" if "value" in message else "content"
+    content = message.get(name)
+    if not isinstance(content, str) or ROLES.get(who, who) not in ASKING:
         return message
-    return {**message, "content": change(content, strength, rng)}
+    return {**message, name: change(content, strength, rng)}
 
 
 def _word(change, word: Any, strength: float, rng) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxllm.core.errors import UserError
-from jaxllm.data.config import DataConfig, SourceConfig
+from jaxllm.data.config import DataConfig, SourceConfig, path_field
 from jaxllm.data.perturb import changes_rows, perturb
 from jaxllm.data.perturb import check as check_perturb
 from jaxllm.data.rows.columns import Columns
@@ -81,6 +81,7 @@ class _Source:
     def __init__(self, name: str, config: DataConfig, objective: RowObjective, labels: Labels):
         self.name, self._source = name, config.mixture[name]
         self._field = f"data.mixture.{name}"
+        self._path_field = path_field(name, self._source)
         _check(self._source, self._field, objective)
         _check_perturb(self._source, self._field)
         self._columns = Columns(self._source.columns, f"{self._field}.columns")
@@ -88,7 +89,8 @@ class _Source:
         self.train, self.validation = Collector(), Collector()
         self.remarks: list[str] = []
         self._held: list[Placed] = []
-        self._rows: dict[str, tuple[str, Mapping[str, Any]]] = {}  # of a chunk's rows, by place
+        # of a chunk's rows by place: the number in the source, the format and the columns
+        self._rows: dict[str, tuple[int, str, Mapping[str, Any]]] = {}
         self._problems: list[BadRow] = []
         self._bad = self._long = self._lost = self._longest = 0
         self._longest_place = ""
@@ -96,7 +98,7 @@ class _Source:
     def read(self) -> None:
         """The rows to train on; those held out wait."""
         trained = 0
-        chunks = _chunks(self._items(self._source.path, f"{self._field}.path"))
+        chunks = _chunks(self._items(self._source.path, self._path_field))
         for number, chunk in enumerate(chunks):
             used = self._split(chunk, whole=number == 0 and len(chunk) < CHUNK)
             used = [self._perturbed(*placed) for placed in used]
@@ -106,7 +108,7 @@ class _Source:
         self._refuse(self._source.path)
         if not trained:
             raise UserError(
-                f"{self._field}.path={self._source.path!r} holds no row to train on"
+                f"{self._path_field}={self._source.path!r} holds no row to train on"
                 + (f": all are held out. Lower {self._field}.validation_share." if self._held
                    else ". Name other data.")
             )
@@ -118,6 +120,7 @@ class _Source:
         items = self._items(name, f"{self._field}.validation") if name else self._held
         for chunk in _chunks(items):
             count += len(chunk)
+            self._rows.clear()  # these are not perturbed
             self._encode(chunk, self.validation)
         self._refuse(name or self._source.path)
         if name and not count:
@@ -127,7 +130,7 @@ class _Source:
 
     def _items(self, name: str, field: str) -> Iterator[Placed]:
         """What the rows of a path say; those that say nothing usable become problems."""
-        for row in read_rows(name, self._source, field):
+        for number, row in enumerate(read_rows(name, self._source, field)):
             try:
                 if isinstance(row, BadRow):
                     raise row
@@ -140,7 +143,7 @@ class _Source:
                     raise BadRow(row.place, f"the field {missing[0]!r} is missing")
                 item = FORMATS[kind].item(fields, row.place)
                 if self._source.perturb:
-                    self._rows[row.place] = kind, row.columns
+                    self._rows[row.place] = number, kind, row.columns
                 yield item, row.place
             except BadRow as error:
                 self._problem(error)
@@ -171,17 +174,18 @@ class _Source:
     def _perturbed(self, item: Item, place: str) -> Placed:
         """A row to train on, of a share of the rows as the source's perturbations leave it.
 
-        Which rows, and what becomes of them, depends on their place alone. Options are shuffled
-        before a template writes them; a row of which nothing is left stays as it is.
+        Which rows, and what becomes of them, depends on what they say and on their number in the
+        source, not on where its files lie. Options are shuffled before a template writes them; a
+        row of which nothing is left stays as it is.
         """
         source = self._source
         if not source.perturb:
             return item, place
-        digest = hashlib.blake2b(place.encode(), digest_size=8).digest()
-        rng = np.random.default_rng(int.from_bytes(digest, "little"))
+        (number, kind, columns), strength = self._rows[place], source.perturb_strength
+        digest = hashlib.blake2b(key_of(item), digest_size=8).digest()
+        rng = np.random.default_rng((number, int.from_bytes(digest, "little")))
         if rng.random() >= source.perturb_share:
             return item, place
-        (kind, columns), strength = self._rows[place], source.perturb_strength
         of_rows = [name for name in source.perturb if changes_rows(name)]
         of_texts = [name for name in source.perturb if name not in of_rows]
         try:

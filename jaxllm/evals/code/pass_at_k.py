@@ -7,82 +7,104 @@ bias as 1 - C(n - c, k) / C(n, k), averaged over the problems.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from jaxllm.core.errors import UserError
 from jaxllm.evals import bootstrap
 from jaxllm.evals.code import sandbox
+from jaxllm.evals.code.problems import Problem
 
-SAMPLES = "prompt", "test", "entry_point"  # columns of HumanEval
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A prompt that programs continue, and the tests that they have to pass."""
-
-    prompt: str
-    test: str  # source that follows the program and ends without an error where it is right
-
-    @classmethod
-    def of_humaneval(cls, row: Mapping[str, str]) -> Problem:
-        """A row of HumanEval.
-
-        Raises:
-          UserError: a column is missing.
-        """
-        if missing := [name for name in SAMPLES if name not in row]:
-            raise UserError(
-                f"A problem lacks {missing[0]!r}: HumanEval's rows have {', '.join(SAMPLES)}."
-            )
-        return cls(row["prompt"], f"{row['test']}\ncheck({row['entry_point']})")
+Told = Callable[[int], None]  # how many more programs are done
 
 
 def pass_at_k(
     problems: Sequence[Problem], completions: Sequence[Sequence[str]], ks: Sequence[int] = (1,), *,
-    allow_code: bool = False, seconds: int = sandbox.SECONDS, workers: int = 1,
+    allow_code_execution: bool = False, seconds: int = sandbox.SECONDS, workers: int = 1,
 ) -> dict[str, bootstrap.Score]:
-    """`pass@k` for each k, with bootstrap intervals over the problems.
-
-    `completions` are several programs for each problem, as the text that follows its prompt.
-    `allow_code` has to be set: the programs are run, in a sandbox, `workers` at once.
+    """`pass@k` for each k, with bootstrap intervals over the problems; see `judge` and `scores`.
 
     Raises:
-      UserError: `allow_code` is not set, fewer programs than k, or no sandbox on this machine.
+      UserError: code may not be run, fewer programs than k, or no sandbox on this machine.
     """
-    if not allow_code:
-        raise UserError(
-            "pass@k runs the programs that a model wrote. Set allow_code=True if that is meant: "
-            "they run in a sandbox without a network."
-        )
+    if completions:
+        check_ks(ks, min(map(len, completions)))
+    outcomes = judge(
+        problems, completions, allow_code_execution=allow_code_execution, seconds=seconds,
+        workers=workers,
+    )
+    return scores([[outcome.passed for outcome in some] for some in outcomes], ks)
+
+
+def judge(
+    problems: Sequence[Problem], completions: Sequence[Sequence[str]], *,
+    allow_code_execution: bool = False, seconds: int = sandbox.SECONDS, workers: int = 1,
+    told: Told | None = None,
+) -> list[list[sandbox.Outcome]]:
+    """How each program ended with its problem's tests after it.
+
+    `completions` are several programs for each problem, as the text that follows its prompt.
+    `allow_code_execution` has to be set: the programs are run, in a sandbox, `workers` at once.
+
+    Raises:
+      UserError: code may not be run, or no sandbox on this machine.
+    """
+    check_allowed(allow_code_execution)
     if len(problems) != len(completions) or not problems:
         raise UserError(
             f"There are {len(problems)} problems and programs for {len(completions)}: give one or "
             "more programs for each problem."
         )
-    if min(map(len, completions)) < max(ks) or min(ks) < 1:
-        raise UserError(
-            f"k={max(ks)} needs as many programs of each problem, and one has "
-            f"{min(map(len, completions))}; k is at least 1."
-        )
     programs = [
         f"{problem.prompt}{text}\n{problem.test}"
         for problem, some in zip(problems, completions, strict=True) for text in some
     ]
+    outcomes = []
     with ThreadPoolExecutor(workers) as pool:
-        outcomes = list(pool.map(lambda text: sandbox.run(text, seconds=seconds), programs))
-    passed = iter(outcome.passed for outcome in outcomes)
-    right = [sum(next(passed) for _ in some) for some in completions]
-    rows = [
-        [*(estimate(len(some), c, k) for k in ks), 1.0]
-        for some, c in zip(completions, right, strict=True)
-    ]
+        for outcome in pool.map(partial(sandbox.run, seconds=seconds), programs):
+            outcomes.append(outcome)
+            if told:
+                told(1)
+    ended = iter(outcomes)
+    return [[next(ended) for _ in some] for some in completions]
+
+
+def scores(
+    passed: Sequence[Sequence[bool]], ks: Sequence[int] = (1,)
+) -> dict[str, bootstrap.Score]:
+    """`pass@k` for each k, of which programs of each problem passed.
+
+    Raises:
+      UserError: fewer programs than k.
+    """
+    check_ks(ks, min(map(len, passed)))
+    rows = [[*(estimate(len(some), sum(some), k) for k in ks), 1.0] for some in passed]
     return bootstrap.scores(
         np.asarray(rows), lambda s: {f"pass@{k}": s[:, i] / s[:, -1] for i, k in enumerate(ks)}
     )
+
+
+def check_allowed(allow_code_execution: bool) -> None:
+    """Raises UserError unless running what a model writes is meant."""
+    if not allow_code_execution:
+        raise UserError(
+            "pass@k runs the programs that the models write, on this machine: each in a sandbox "
+            "without a network, with limits of time and memory, that can change files only in its "
+            "own temporary folder, but can read what you can read. If that is meant, add "
+            "--allow_code_execution (allow_code_execution=True)."
+        )
+
+
+def check_ks(ks: Sequence[int], programs: int) -> None:
+    """Raises UserError for a k that so many programs of a problem say nothing about."""
+    if programs < max(ks) or min(ks) < 1:
+        raise UserError(
+            f"k={max(ks)} needs as many programs of each problem, and one has {programs}; k is at "
+            "least 1."
+        )
 
 
 def estimate(n: int, c: int, k: int) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 
 from jaxllm.core.errors import UserError
@@ -29,10 +28,10 @@ class Generation(Measured):
 
     def check(self, config: ModelConfig, tokenizer: Tokenizer) -> None:
         super().check(config, tokenizer)
-        if config.architecture != "encoder_decoder" or jax.process_count() > 1:
+        if config.architecture != "encoder_decoder":
             raise UserError(
-                f"eval.evaluators: {self.name!r} continues the rows of an encoder-decoder, on one "
-                "host: leave it out."
+                f"eval.evaluators: {self.name!r} continues the rows of an encoder-decoder: leave "
+                "it out."
             )
         for module, library in (("rouge_score", "rouge-score"), ("sacrebleu", "")):
             need(module, f"eval.evaluators: {self.name!r}", library)

@@ -7,10 +7,9 @@ scores here as there. The module imports lm-eval, of the extra `eval`: import it
 from __future__ import annotations
 
 import functools
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from lm_eval import utils
@@ -19,18 +18,40 @@ from lm_eval.api.model import TemplateLM
 from jaxllm.core.display import Display
 from jaxllm.core.errors import UserError
 from jaxllm.data.tokenizers import Tokenizer
-from jaxllm.evals.scoring import buckets
+from jaxllm.evals.scoring.follow import Tell, nobody
 from jaxllm.evals.scoring.rows import Request
 from jaxllm.evals.scoring.scorer import Scorer
-from jaxllm.generate.decode import CHUNK, draw
-from jaxllm.generate.rows import Row
+from jaxllm.evals.scoring.writer import Wanted, Writer
 from jaxllm.generate.sampling import Sampling
-from jaxllm.generate.steps import Prompts, TokenRules, check_writes, start_id
+from jaxllm.generate.steps import TokenRules, check_writes, start_id
 from jaxllm.models.load import Model
 
 NEW_TOKENS = 256  # generated where a task does not say how many, as in the hf backend
 EVERY = 15.0  # seconds between two lines of progress in a log
-LENGTHS = 3  # of prompts that are continued: each is two programs
+PROGRAMS = 12  # that a run compiles at most
+
+
+class Allowed(NamedTuple):
+    """Programs that each kind of request may compile."""
+
+    scoring: int = 10
+    rolling: int = 4
+    generating: int = 6
+
+
+def allowed(kinds: Collection[str]) -> Allowed:
+    """What tasks of these output types may compile: `PROGRAMS` in all, of one kind fewer.
+
+    Each kind of sampling takes two programs at least, so that tasks that sample in more ways than
+    there are pairs of programs take more.
+    """
+    rolls, writes = "loglikelihood_rolling" in kinds, "generate_until" in kinds
+    scores = bool({"loglikelihood", "multiple_choice"} & set(kinds))
+    usual = Allowed()
+    rolling = 2 if scores or writes else usual.rolling
+    generating = 4 if scores or rolls else usual.generating
+    others = rolls * rolling + writes * generating
+    return Allowed(min(usual.scoring, PROGRAMS - others), rolling, generating)
 
 
 class JaxLM(TemplateLM):
@@ -38,9 +59,10 @@ class JaxLM(TemplateLM):
 
     def __init__(
         self, model: Model, tokenizer: Tokenizer, display: Display, *, batch_size: int,
-        max_length: int, rules: TokenRules | None = None,
+        max_length: int, rules: TokenRules | None = None, tell: Tell = nobody,
     ):
-        """`rules` are what ends a text where the model's folder says it.
+        """`rules` are what ends a text where the model's folder says it; `tell` is how the
+        processes of other hosts hear what they are to `repeat`.
 
         Raises:
           UserError: the model generates no text, or its tokenizer has no token to begin with.
@@ -59,7 +81,14 @@ class JaxLM(TemplateLM):
         eos = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
         self._rules = rules or TokenRules(eos)
         start = start_id(model.config, tokenizer) if self.paired else 0
-        self.scorer = Scorer(model, batch_size=batch_size, max_length=max_length, start_id=start)
+        self.scorer = Scorer(
+            model, batch_size=batch_size, max_length=max_length, start_id=start, tell=tell
+        )
+        self._writer = Writer(
+            model, tokenizer, self._rules, batch_size=batch_size, start_id=start,
+            counts=self.scorer.counts, tell=tell,
+        )
+        self.allowed = Allowed()
         self._encoded = functools.lru_cache(4096)(self._encode)
 
     @property
@@ -122,9 +151,10 @@ class JaxLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
+        programs = kwargs.get("programs", self.allowed.scoring)
         pairs = [Request(context, continuation) for _, context, continuation in requests]
         with self._progress("scoring", len(pairs)) as told:
-            scored = self.scorer.score(pairs, told)
+            scored = self.scorer.score(pairs, told, programs)
         answers = [(each.total, bool(each.greedy.all())) for each in scored]
         for (texts, *_), answer in zip(requests, answers, strict=True):
             if texts is not None:
@@ -144,7 +174,7 @@ class JaxLM(TemplateLM):
                 windows.append((None, *utils.make_disjoint_window(pair)))
                 owners.append(number)
         totals = np.zeros(len(requests))
-        scores = self._loglikelihood_tokens(windows)
+        scores = self._loglikelihood_tokens(windows, programs=self.allowed.rolling)
         np.add.at(totals, owners, [total for total, _ in scores])
         for request, total in zip(requests, totals.tolist(), strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
@@ -153,65 +183,46 @@ class JaxLM(TemplateLM):
     def generate_until(self, requests: Sequence, disable_tqdm: bool = False) -> list[str]:
         """A continuation of each prompt, up to its stop strings."""
         texts: list[str] = [""] * len(requests)
-        groups: dict[str, list[int]] = {}
+        groups: dict[tuple, list[tuple[int, Wanted]]] = {}
+        cut: set[int] = set()
         for number, request in enumerate(requests):
-            groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
-        with self._progress("generating", len(requests)) as told:
-            for members in groups.values():
-                settings = requests[members[0]].args[1]
-                prompts = [requests[number].args[0] for number in members]
-                for place, text in self._continued(prompts, settings, told):
-                    request = requests[members[place]]
-                    texts[members[place]] = text
-                    self.cache_hook.add_partial("generate_until", request.args, text)
-        return texts
-
-    def _continued(
-        self, prompts: Sequence[str], settings: Mapping[str, Any], told: Callable[[int], None]
-    ):
-        """(place, text) of every prompt with these settings, the longest prompts first."""
-        limit, sampling, stop = _settings(settings)
-        if not self.paired and limit >= self.max_length:
+            prompt, settings = request.args
+            limit, sampling, stop = _settings(settings)
+            if not self.paired and limit >= self.max_length:
+                cut.add(limit)
+                limit = self.max_length // 2
+            # a forced last token falls on the limit of all rows of a batch
+            key = (sampling, 0 if self._rules.last_id is None else limit)
+            groups.setdefault(key, []).append((number, self._wanted(prompt, limit, stop)))
+        for limit in sorted(cut):
             self._display.warn(
-                f"the task wants {limit} new tokens and the context is {self.max_length}: half of "
+                f"a task wants {limit} new tokens and the context is {self.max_length}: half of "
                 "it is generated"
             )
-            limit = self.max_length // 2
-        room = self.max_length if self.paired else self.max_length - limit
-        counts = self.scorer.counts
-        ids = [self.tok_encode(prompt) or [self.prefix_token_id] for prompt in prompts]
-        counts.requests += len(ids)
-        counts.truncated += sum(len(row) > room for row in ids)
-        ids = [row[-room:] for row in ids]
-        for length, members in buckets.split([len(row) for row in ids], LENGTHS):
-            size = min(self.batch_size, 1 << (len(members) - 1).bit_length())
-            counts.shapes |= {(kind, length, size, limit) for kind in ("prompts", "tokens")}
-            for first in range(0, len(members), size):
-                chunk = members[first : first + size]
-                rows = self._drawn([ids[m] for m in chunk], length, size, limit, sampling, stop)
-                told(len(chunk))
-                yield from zip(chunk, (row.text for row in rows), strict=True)
+        lengths = max(1, self.allowed.generating // 2 // len(groups)) if groups else 1
+        with self._progress("generating", len(requests)) as told:
+            for (sampling, _), members in groups.items():
+                wanted = [each for _, each in members]
+                for place, row in self._writer.write(
+                    wanted, sampling, lengths=lengths, apart=True
+                ):
+                    number = members[place][0]
+                    texts[number] = row.text
+                    self.cache_hook.add_partial("generate_until", requests[number].args, row.text)
+                    told(1)
+        return texts
 
-    def _drawn(
-        self, ids: list[list[int]], length: int, size: int, limit: int, sampling: Sampling,
-        stop: Sequence[str],
-    ) -> list[Row]:
-        """The rows of a batch, padded to `length` tokens and `size` rows."""
-        tokens, lengths = np.zeros((size, length), np.int32), np.ones(size, np.int32)
-        for place, row in enumerate(ids):
-            tokens[place, : len(row)], lengths[place] = row, len(row)
-        # as in the hf backend the new tokens are decoded without those before them
-        rows = [Row(self._own, (), self._rules.eos_ids, stop) for _ in range(size)]
-        for row in rows[len(ids) :]:
-            row.reason = "stop"  # padding writes nothing
-        start = np.int32(self.scorer.start_id)
-        vocabulary = min(self._own.vocab_size, self._model.config.vocab_size)
-        draw(
-            self._model, vocabulary, Prompts(tokens, lengths, start), rows, limit, sampling,
-            self._rules,
-        )
-        self.scorer.counts.computed += tokens.size + size * (-(-limit // CHUNK) * CHUNK)
-        return rows[: len(ids)]
+    def _wanted(self, prompt: str, limit: int, stop: Sequence[str]) -> Wanted:
+        """The end of a prompt, as much as there is room for."""
+        room = self.max_length if self.paired else self.max_length - limit
+        ids = self.tok_encode(prompt) or [self.prefix_token_id]
+        self.scorer.counts.requests += 1
+        self.scorer.counts.truncated += len(ids) > room
+        return Wanted(ids[-room:], limit, stop)
+
+    def repeat(self, call: str, arguments: Sequence[Any]) -> None:
+        """Does what another process told of its scores or texts."""
+        {"score": self.scorer.repeat, "write": self._writer.repeat}[call](*arguments)
 
     def chat_template(self, chat_template: bool | str = False) -> str:
         """The template, "" where there is none."""

@@ -2,8 +2,8 @@
 
 `RUN + 5-shot similar` is the model RUN with five examples before each question: `fixed` ones (the
 first), `random` ones (drawn anew for each question, alike in every evaluation), or `similar` ones,
-whose questions have the words of the asked one (BM25, Robertson and Zaragoza 2009), the most
-similar last. The asked question is never among the fixed and similar ones.
+whose questions the retriever finds likest to the asked one (BM25, or an encoder's embeddings), the
+most similar last. The asked question is never among the fixed and similar ones.
 """
 
 from __future__ import annotations
@@ -14,34 +14,33 @@ from typing import Any
 from lm_eval.api.samplers import ContextSampler, FirstNSampler
 
 from jaxllm.core.errors import UserError
-from jaxllm.evals.retrieval import bm25
+from jaxllm.evals.harness.ahead import Ahead
+from jaxllm.evals.harness.variants import SIMILAR
+from jaxllm.evals.retrieval.base import MakeIndex
+
+COPIES = 8  # of the question itself that there is room for
 
 
 class _Similar(ContextSampler):
     """The examples whose questions are likest to the asked one."""
 
-    def __init__(self, documents: Sequence[Mapping[str, Any]], task: Any):
+    def __init__(self, documents: Sequence[Mapping[str, Any]], task: Any, make_index: MakeIndex):
         super().__init__(documents)
-        self._library, self._task = bm25("similar examples"), task
-        self._index = self._library.BM25()
-        texts = [str(task.doc_to_text(document)) for document in documents]
-        self._index.index(self._words(texts), show_progress=False)
+        self._index = make_index([str(task.doc_to_text(document)) for document in documents])
+        self._found = Ahead(task, lambda doc: str(task.doc_to_text(doc)), self._index.rank)
         self.asked: Mapping[str, Any] | None = None
 
     def sample(self, n: int, eval_doc: Any = None, df: Any = None, **kwargs: Any) -> list:
         """The `n` most similar examples, the most similar last."""
-        words = self._words([str(self._task.doc_to_text(self.asked))])
-        most = min(len(self.df), n + 8)  # room for copies of the question itself
-        found = self._index.retrieve(words, k=most, show_progress=False).documents[0]
-        others = [self.df[i] for i in found if self.df[i] != self.asked]
+        found = self._found(self.asked, min(len(self.df), n + COPIES))
+        others = [self.df[place] for place, _ in found if self.df[place] != self.asked]
         return others[:n][::-1]
 
-    def _words(self, texts: list[str]) -> Any:
-        return self._library.tokenize(texts, stopwords=None, show_progress=False)
 
-
-def choose_examples(task: Any, kind: str) -> None:
+def choose_examples(task: Any, kind: str, make_index: MakeIndex | None = None) -> None:
     """Makes a task of lm-eval take its examples in this way ("" leaves it as it is).
+
+    `make_index` is what finds `similar` ones.
 
     Raises:
       UserError: the task has no examples to take.
@@ -51,10 +50,10 @@ def choose_examples(task: Any, kind: str) -> None:
     if not hasattr(task, "sampler"):
         raise UserError(f"--tasks: {task.task_name} has no examples that could be shown.")
     documents = list(task.sampler.fewshot_docs())
-    if kind != "similar":
+    if kind != SIMILAR:
         task.sampler = (FirstNSampler if kind == "fixed" else ContextSampler)(documents)
         return
-    task.sampler = sampler = _Similar(documents, task)
+    task.sampler = sampler = _Similar(documents, task, make_index)
     plain = task.fewshot_context
 
     def context(doc: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from jaxllm.core.errors import UserError
-from jaxllm.evals.retrieval import Passages
+from jaxllm.evals.harness.ahead import Ahead
+from jaxllm.evals.retrieval.passages import Passages
 
 
 def put_passages(task: Any, passages: Passages, count: int) -> None:
@@ -24,9 +26,10 @@ def put_passages(task: Any, passages: Passages, count: int) -> None:
             "evaluate it without ' + retrieval'."
         )
     plain = task.fewshot_context
+    likest = Ahead(task, partial(_question, task), passages.likest)
 
     def context(doc: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        found = "".join(f"{text}\n\n" for text in passages.likest(_question(task, doc), count))
+        found = "".join(f"{text}\n\n" for text in likest(doc, count))
         before = kwargs.pop("system_instruction", None) or ""
         return plain(doc, *args, system_instruction=found + before, **kwargs)
 

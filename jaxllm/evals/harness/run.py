@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxllm.core.display import Display
@@ -16,8 +17,9 @@ from jaxllm.data.prepare.evaluations.sets import Example, texts
 from jaxllm.evals import bootstrap
 from jaxllm.evals.contamination import Contamination, contamination, parts
 from jaxllm.evals.harness.scores import confidence, pooled, task_scores
-from jaxllm.evals.harness.session import Settings, ask, load_tasks, open_model, plan
+from jaxllm.evals.harness.session import Settings, ask, follow, load_tasks, open_model, plan
 from jaxllm.evals.metrics import ece
+from jaxllm.evals.scoring.follow import Tell, leading
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,35 @@ def evaluate_tasks(
     """The scores of every model on every task, in their order.
 
     They also go into the metrics of a model's run directory as `eval/TASK`, and with `output` into
-    that folder: scores.json, and what was asked and answered in samples_TASK.jsonl.
+    that folder: scores.json, and what was asked and answered in samples_TASK.jsonl. The first of
+    several hosts does all this; the others compute what it tells them, and have no scores.
 
     Raises:
       UserError: see `plan`; also a model that generates no text, or a task that runs code.
     """
+    if jax.process_index():
+        follow(display, settings)
+        return []
+    with leading() as tell:
+        return _evaluated(models, tasks, display, settings, output, tell)
+
+
+def _evaluated(
+    models: Sequence[str], tasks: Sequence[str], display: Display, settings: Settings,
+    output: str, tell: Tell,
+) -> list[TaskScore]:
     planned = plan(models, tasks, display, settings)
     found: list[TaskScore] = []
     known = None
     for title, each, saved in planned.models:
         with display.phase("reading tasks"):
-            loaded = load_tasks(planned.manager, tasks, settings, each, planned.passages)
-        lm = open_model(saved, title, display, settings)
+            loaded = load_tasks(planned, tasks, settings, each)
+        lm = open_model(saved, title, display, settings, tell)
         samples = ask(lm, title, loaded, display, settings).samples
         scores = list(score_samples(title, loaded, samples))
         if settings.contamination:
-            known = known or _contamination(samples, settings, display, output)
-            scores += _by_part(title, loaded["tasks"], samples, known)
+            known = known or find_contamination(samples, settings, display, output)
+            scores += by_part(title, loaded["tasks"], samples, known)
         found += scores
         made = records(scores, samples, lm.step, each.suffix)
         if saved.run:
@@ -116,7 +130,7 @@ def cell(score: bootstrap.Score | None, sign: str = "") -> str | None:
     return f"{value} [{low}, {high}]"
 
 
-def _contamination(
+def find_contamination(
     samples: Mapping[str, Sequence[Mapping[str, Any]]], settings: Settings, display: Display,
     output: str,
 ) -> Contamination:
@@ -135,7 +149,7 @@ def _contamination(
     return found
 
 
-def _by_part(
+def by_part(
     title: str, tasks: Mapping[str, Any], samples: Mapping[str, Sequence[Mapping[str, Any]]],
     found: Contamination,
 ) -> Iterator[TaskScore]:

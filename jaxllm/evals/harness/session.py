@@ -16,20 +16,25 @@ from jaxllm.core.display import Display, short
 from jaxllm.core.errors import UserError, naming_memory
 from jaxllm.core.mesh import Sharding, make_mesh
 from jaxllm.core.paths import path, shortest_names
+from jaxllm.data.tokenizers import Tokenizer
 from jaxllm.evals.extras import need
 from jaxllm.evals.harness.find import find_tasks
-from jaxllm.evals.harness.variants import Variant, variant
-from jaxllm.evals.retrieval import Passages
+from jaxllm.evals.harness.variants import SIMILAR, Variant, variant
+from jaxllm.evals.retrieval.base import BM25, MakeIndex, retriever
+from jaxllm.evals.retrieval.passages import Passages
+from jaxllm.evals.scoring.follow import Tell, following, nobody
 from jaxllm.evals.scoring.scorer import Counts
 from jaxllm.generate.defaults import read_defaults
+from jaxllm.generate.steps import TokenRules
 from jaxllm.models.hf.importer import is_hf_folder
-from jaxllm.models.load import SavedModel, find_model
+from jaxllm.models.load import Model, SavedModel, find_model
 from jaxllm.nn.compute import make_compute
 
 if TYPE_CHECKING:
     from jaxllm.evals.harness.adapter import JaxLM
 
 MEMORY = "Lower --batch_size or --sequence_length."
+OPEN = "open"  # what other hosts are told beside the calls of JaxLM
 SEED = 1234  # of few-shot examples, lm-eval's own default
 
 
@@ -48,6 +53,7 @@ class Settings:
     contamination: tuple[str, ...] = ()  # prepared folders that may hold the questions
     retrieve_from: str = ""  # text in which ' + retrieval' looks passages up
     passages: int = 3  # of them before a question
+    retriever: str = ""  # bm25 ("") or a model whose embeddings find passages and similar examples
 
 
 class Asked(NamedTuple):
@@ -67,6 +73,7 @@ class Plan(NamedTuple):
     manager: Any  # lm-eval's TaskManager
     models: list[tuple[str, Variant, SavedModel]]  # with the title in tables
     passages: Passages | None
+    make_index: MakeIndex | None  # where something is looked up
 
 
 def plan(
@@ -75,13 +82,9 @@ def plan(
     """Finds models, tasks and passages, so that mistakes are told before anything is computed.
 
     Raises:
-      UserError: see `find_tasks`; also no such model, several hosts, or `retrieval` without text.
+      UserError: see `find_tasks`; also no such model, `retrieval` without text, a retriever that
+        finds nothing for any model, or a model that retrieves on one of several hosts.
     """
-    if jax.process_count() > 1:
-        raise UserError(
-            f"--tasks runs on one host and this is a job of {jax.process_count()}: start it on "
-            "one host with its own devices."
-        )
     _quiet()
     asked = [variant(name) for name in models]
     if any(each.retrieval for each in asked) != bool(settings.retrieve_from):
@@ -89,17 +92,30 @@ def plan(
             "' + retrieval' after a model and --retrieve_from=TEXT go together: the one says for "
             "which model, the other in which text or folder of text passages are looked up."
         )
+    looks_up = any(each.retrieval or each.kind == SIMILAR for each in asked)
+    if settings.retriever and not looks_up:
+        raise UserError(
+            f"--retriever={settings.retriever} has no effect: it finds passages for a model that "
+            "' + retrieval' follows, and examples for one that ' + N-shot similar' follows."
+        )
+    if jax.process_count() > 1 and settings.retriever not in ("", BM25):
+        raise UserError(
+            f"--retriever={settings.retriever} embeds on one host, and this is a job of "
+            f"{jax.process_count()}: leave it out for BM25, or start it on one host."
+        )
     with display.phase("finding tasks"):
         manager = find_tasks(tasks, settings.include, settings.task_data, settings.download)
     saved = [find_model(each.model) for each in asked]
     distinct = list(dict.fromkeys(each.model for each in asked))
     short_of = dict(zip(distinct, shortest_names([path(m) for m in distinct]), strict=True))
     titles = [short_of[each.model] + each.suffix for each in asked]
-    passages = None
+    make = passages = None
+    if looks_up:
+        make = retriever(settings.retriever, settings.batch_size, display)
     if settings.retrieve_from:
         with display.phase("indexing passages"):
-            passages = Passages(settings.retrieve_from)
-    return Plan(manager, list(zip(titles, asked, saved, strict=True)), passages)
+            passages = Passages(settings.retrieve_from, make)
+    return Plan(manager, list(zip(titles, asked, saved, strict=True)), passages, make)
 
 
 def _quiet() -> None:
@@ -111,7 +127,7 @@ def _quiet() -> None:
 
 
 def load_tasks(
-    manager, names: Sequence[str], settings: Settings, asked: Variant, passages: Passages | None
+    planned: Plan, names: Sequence[str], settings: Settings, asked: Variant
 ) -> dict[str, Any]:
     """lm-eval's tasks, with the examples and passages that the variant is shown.
 
@@ -123,7 +139,7 @@ def load_tasks(
 
     shots = settings.num_fewshot if asked.count < 0 else asked.count
     try:
-        loaded = manager.load(list(names))
+        loaded = planned.manager.load(list(names))
     except UserError:
         raise
     except Exception as error:  # a task file is code of its author
@@ -136,39 +152,69 @@ def load_tasks(
         if getattr(task, "UNSAFE_CODE", False) or task.config.unsafe_code:
             raise UserError(
                 f"--tasks: {name} runs what the model writes as code, without a sandbox. Use "
-                "jaxllm.evals.code.pass_at_k, which has one."
+                "--problems=FILE, which has one."
             )
         own = task.get_config("num_fewshot")
         if shots >= 0 and own != 0:  # 0 in a task file is meant
             task.set_config(key="num_fewshot", value=shots)
         elif own is None:
             task.set_config(key="num_fewshot", value=0)
-        choose_examples(task, asked.kind)
-        if asked.retrieval and passages:
-            put_passages(task, passages, settings.passages)
+        choose_examples(task, asked.kind, planned.make_index)
+        if asked.retrieval and planned.passages:
+            put_passages(task, planned.passages, settings.passages)
         task.set_fewshot_seed(seed=SEED)
     return loaded
 
 
-def open_model(saved: SavedModel, title: str, display: Display, settings: Settings) -> JaxLM:
-    """The model as lm-eval wants one.
+class Opened(NamedTuple):
+    """A model in memory with what it reads and writes by."""
+
+    model: Model
+    tokenizer: Tokenizer
+    rules: TokenRules  # what ends a text
+
+
+def read_model(saved: SavedModel, title: str, display: Display) -> Opened:
+    """The model, spread over all devices."""
+    with display.phase(f"reading {title}"):
+        model = saved.load(make_compute(Sharding(make_mesh(MeshConfig()))), display.warn)
+    tokenizer, rules = saved.load_tokenizer(), None
+    if is_hf_folder(saved.name):
+        rules = read_defaults(saved.name, model.config, lambda text: None).rules
+    ends = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+    return Opened(model, tokenizer, rules or TokenRules(ends))
+
+
+def open_model(
+    saved: SavedModel, title: str, display: Display, settings: Settings, tell: Tell = nobody
+) -> JaxLM:
+    """The model as lm-eval wants one; `tell` is how other hosts hear of it.
 
     Raises:
       UserError: it generates no text, or has no such context.
     """
     from jaxllm.evals.harness.adapter import JaxLM
 
+    tell(OPEN, saved.name)
     length = settings.sequence_length or _length(saved)
     saved.config.check_length(length, "sequence_length")
-    with display.phase(f"reading {title}"):
-        model = saved.load(make_compute(Sharding(make_mesh(MeshConfig()))), display.warn)
-    rules = None
-    if is_hf_folder(saved.name):
-        rules = read_defaults(saved.name, model.config, lambda text: None).rules
+    model, tokenizer, rules = read_model(saved, title, display)
     return JaxLM(
-        model, saved.load_tokenizer(), display, batch_size=settings.batch_size, max_length=length,
-        rules=rules,
+        model, tokenizer, display, batch_size=settings.batch_size, max_length=length, rules=rules,
+        tell=tell,
     )
+
+
+def follow(display: Display, settings: Settings) -> None:
+    """What the processes of other hosts do while process 0 evaluates: what it tells them."""
+    lm = None
+    for call, arguments in following():
+        if call == OPEN:
+            lm, [name] = None, arguments  # the memory of the model before is needed
+            lm = open_model(find_model(name), name, display, settings)
+            continue
+        with naming_memory(_size(lm, settings), MEMORY):
+            lm.repeat(call, arguments)
 
 
 def ask(
@@ -177,11 +223,13 @@ def ask(
     """A model's answers on loaded tasks; counts and seconds go to the display."""
     from lm_eval.evaluator import evaluate
 
+    from jaxllm.evals.harness.adapter import allowed
+
+    lm.allowed = allowed({task.OUTPUT_TYPE for task in loaded["tasks"].values()})
     length, counts = lm.max_length, lm.scorer.counts
     before = _so_far(counts)
     begin = time.monotonic()
-    size = f"A batch of batch_size={settings.batch_size} rows of {length} tokens"
-    with naming_memory(size, MEMORY):
+    with naming_memory(_size(lm, settings), MEMORY):
         results = evaluate(
             lm=lm, task_dict=loaded, limit=settings.limit or None, bootstrap_iters=0,
             apply_chat_template=settings.chat, fewshot_as_multiturn=settings.chat,
@@ -201,6 +249,10 @@ def ask(
             "tokens and lost their beginning"
         )
     return Asked(results["samples"], seconds, tokens, targets, requests, compiled)
+
+
+def _size(lm: JaxLM, settings: Settings) -> str:
+    return f"A batch of batch_size={settings.batch_size} rows of {lm.max_length} tokens"
 
 
 def _so_far(counts: Counts) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from jaxllm.core.errors import UserError, nearest
 
-KINDS = ("fixed", "random", "similar")
+SIMILAR = "similar"
+KINDS = ("fixed", "random", SIMILAR)
 RETRIEVAL = "retrieval"
 _SHOTS = re.compile(r"(?P<count>\d+)-shot(?:\s+(?P<kind>\S+))?")
 

@@ -55,6 +55,35 @@ def split(
     return [(size, groups[size]) for size in reversed(sizes) if groups[size]]
 
 
+def split_stems(
+    stems: Sequence[int], tails: Sequence[int], rows: Sequence[int], most: int, step: int
+) -> list[tuple[int, int, list[int]]]:
+    """(padded length, padded length of the tails, stems of it): at most `most` such pairs, with
+    one or two lengths of tails, in multiples of `step`.
+
+    `rows` are how many rows a stem has: its own tokens are computed once, its longest tail for
+    each of them. Of the ways to share the pairs among the lengths of tails the cheapest is taken.
+    """
+    best, least = [], np.inf
+    for shares in _shares(most):
+        groups = split(tails, len(shares), step)
+        found = [
+            (length, tail, [members[i] for i in some])
+            for (tail, members), share in zip(groups, shares, strict=False)
+            for length, some in split([stems[m] for m in members], share)
+        ]
+        cost = sum(
+            length * len(some) + tail * sum(rows[m] for m in some) for length, tail, some in found
+        )
+        if cost < least:
+            best, least = found, cost
+    return best
+
+
+def _shares(most: int) -> list[tuple[int, ...]]:
+    return [(most,), *((first, most - first) for first in range(1, most))]
+
+
 def batch_rows(tokens: int, length: int, rows: int, multiple: int) -> int:
     """Rows of a batch of about `tokens` tokens: a multiple of `multiple`, and no more than the
     next power of two above what there is."""

@@ -80,15 +80,17 @@ def _looked_up(
         log_NC = chosen_NC - jax.nn.logsumexp(logits_NCV, axis=-1)
         return log_NC, jnp.argmax(logits_NCV, axis=-1) == tokens_NC
 
+    everywhere = model.compute.sharding.replicated()  # for the host that reads it
     if P <= PLACES:
-        return some(picked_NPD, lookup.tokens_NP)
+        return jax.lax.with_sharding_constraint(some(picked_NPD, lookup.tokens_NP), everywhere)
     parts = jax.tree.map(
         lambda x: x.reshape(N, P // PLACES, PLACES, *x.shape[2:]).swapaxes(0, 1),
         (picked_NPD, lookup.tokens_NP),
     )
-    return jax.tree.map(
+    found = jax.tree.map(
         lambda x: x.swapaxes(0, 1).reshape(N, P), jax.lax.map(lambda part: some(*part), parts)
     )
+    return jax.lax.with_sharding_constraint(found, everywhere)
 
 
 def _places(ids_BT: jax.Array) -> jax.Array:

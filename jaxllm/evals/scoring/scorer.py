@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxllm.core.errors import UserError
 from jaxllm.core.mesh import check_batch
-from jaxllm.evals.scoring import buckets, programs
+from jaxllm.evals.scoring import buckets
+from jaxllm.evals.scoring import programs as compiled
+from jaxllm.evals.scoring.follow import Tell, nobody
 from jaxllm.evals.scoring.rows import Request, Row, Scored, pairs_of, rows_of
 from jaxllm.evals.scoring.stems import Stem, choose
 from jaxllm.models.load import Model
 from jaxllm.nn.attention import Cache
 
+PROGRAMS = 10  # of a call
 LENGTHS = 4  # of whole rows; half as many where there are stems
-TAIL_LENGTHS, TAIL_STEP = 2, 8
-STEM_LENGTHS = 2  # for each length of their tails
+TAIL_STEP = 8  # tails are short
 PAYS = 0.75  # stems are used where at most this share of the tokens remains
 LARGE = 32  # rows of a stem from which on it is alone in its batch
+NEAR = 1.25  # times the length that is wanted: so long a one of an earlier call is taken instead
 PENDING = 2  # batches computed while the results of others are read
 Told = Callable[[int], None]  # how many more requests are done
 
@@ -54,23 +57,34 @@ class Counts:
 class Scorer:
     """Log-probabilities of continuations by one model."""
 
-    def __init__(self, model: Model, *, batch_size: int, max_length: int, start_id: int = 0):
+    def __init__(
+        self, model: Model, *, batch_size: int, max_length: int, start_id: int = 0,
+        tell: Tell = nobody,
+    ):
         """`batch_size` rows of `max_length` tokens are computed at once, or as many tokens in
-        shorter rows. `start_id` is what an encoder-decoder's decoder begins with."""
+        shorter rows. `start_id` is what an encoder-decoder's decoder begins with. `tell` is how
+        the processes of other hosts hear what they are to `repeat`."""
         self._sharding = model.compute.sharding
         check_batch(self._sharding, batch_size, "--batch_size")
         self._parts = self._sharding.parts("batch")
-        self._model, self.start_id = model, start_id
+        self._model, self.start_id, self._tell = model, start_id, tell
         self.max_length = max_length
         self._tokens = batch_size * max_length
         self.counts = Counts()
+        self._sizes: dict[tuple, set[int]] = {}  # that there are programs for
+        self._earlier: dict[tuple, frozenset[int]] = {}
 
-    def score(self, requests: Sequence[Request], told: Told | None = None) -> list[Scored]:
-        """A result for each request, in their order.
+    def score(
+        self, requests: Sequence[Request], told: Told | None = None, programs: int = PROGRAMS
+    ) -> list[Scored]:
+        """A result for each request, in their order, with at most `programs` programs.
+
+        Those of earlier calls are used again where the lengths are near.
 
         Raises:
           UserError: a score is not a number.
         """
+        self._earlier = {key: frozenset(sizes) for key, sizes in self._sizes.items()}
         paired = self._model.config.architecture == "encoder_decoder"
         if paired:
             rows, cut = pairs_of(requests, self.max_length, self.start_id)
@@ -81,7 +95,7 @@ class Scorer:
         self.counts.targets += sum(len(r.continuation) for r in requests)
         self.counts.tokens += sum(len(r.context) + len(r.continuation) for r in requests)
         results: list[Scored | None] = [None] * len(requests)
-        batches = self._paired(rows) if paired else self._single(rows)
+        batches = self._paired(rows, programs) if paired else self._single(rows, programs)
         pending = []
         for batch in batches:
             pending.append(batch)
@@ -91,32 +105,44 @@ class Scorer:
             _read(batch, results, told)
         return results
 
-    def _single(self, rows: list[Row]) -> Iterator[_Batch]:
-        stems, alone = self._stems(rows)
-        tails = [max(len(rows[row].ids) for row in stem.rows) - stem.length for stem in stems]
-        for tail, of_tail in buckets.split(tails, TAIL_LENGTHS, TAIL_STEP):
-            some = [stems[place] for place in of_tail]
-            for length, members in buckets.split([stem.length for stem in some], STEM_LENGTHS):
-                yield from self._with_stems(rows, [some[m] for m in members], length, tail)
+    def repeat(self, name: str, arrays: Sequence[np.ndarray], lookup: Sequence[Any]) -> None:
+        """Dispatches what another process told; nobody reads here what comes of it."""
+        whole = {"rows": compiled.rows, "pairs": compiled.pairs}  # no stems on several devices
+        self._run(name, whole[name], *arrays, lookup=compiled.Lookup(*lookup))
+
+    def _single(self, rows: list[Row], programs: int) -> Iterator[_Batch]:
+        whole = min(LENGTHS, programs)
+        stems, alone = self._stems(rows, programs)
+        if stems:
+            whole = min(LENGTHS // 2, len(alone))
+            tails = [max(len(rows[row].ids) for row in stem.rows) - stem.length for stem in stems]
+            for length, tail, members in buckets.split_stems(
+                [stem.length for stem in stems], tails, [len(stem.rows) for stem in stems],
+                (programs - whole) // 2, TAIL_STEP,
+            ):
+                yield from self._with_stems(rows, [stems[m] for m in members], length, tail)
         lengths = [len(rows[row].ids) for row in alone]
-        for length, members in buckets.split(lengths, LENGTHS // 2 if stems else LENGTHS):
+        for length, members in buckets.split(lengths, whole):
+            length = self._near(("rows",), length)
             size = buckets.batch_rows(self._tokens, length, len(members), self._parts)
             chosen = [rows[alone[member]] for member in members]
             chunks = _chunks(chosen, size)
-            most = max(self._most_places(chunk, size) for chunk in chunks)
+            most = self._most_places(chunks, size, ("rows", length))
             for chunk in chunks:
                 ids = _padded([row.ids for row in chunk], size, length)
                 lookup = self._lookup(chunk, size, length, most)
-                found = self._run("rows", programs.rows, ids, lookup=lookup)
+                found = self._run("rows", compiled.rows, ids, lookup=lookup)
                 yield _Batch(chunk, size // self._parts, found)
 
-    def _paired(self, rows: list[Row]) -> Iterator[_Batch]:
-        for length, members in buckets.split([len(row.context) for row in rows], LENGTHS):
+    def _paired(self, rows: list[Row], programs: int) -> Iterator[_Batch]:
+        lengths = [len(row.context) for row in rows]
+        for length, members in buckets.split(lengths, min(LENGTHS, programs)):
             chosen = [rows[member] for member in members]
-            short = buckets.rounded(max(len(row.ids) for row in chosen))
+            length = self._near(("contexts",), length)
+            short = self._near((length,), buckets.rounded(max(len(row.ids) for row in chosen)))
             size = buckets.batch_rows(self._tokens, length + short, len(chosen), self._parts)
             chunks = _chunks(chosen, size)
-            most = max(self._most_places(chunk, size) for chunk in chunks)
+            most = self._most_places(chunks, size, ("pairs", length, short))
             for chunk in chunks:
                 context = _padded([row.context for row in chunk], size, length)
                 lengths = np.ones(size, np.int32)
@@ -124,14 +150,15 @@ class Scorer:
                 ids = _padded([row.ids for row in chunk], size, short)
                 lookup = self._lookup(chunk, size, short, most)
                 found = self._run(
-                    "pairs", programs.pairs, context, lengths, ids, lookup=lookup
+                    "pairs", compiled.pairs, context, lengths, ids, lookup=lookup
                 )
                 yield _Batch(chunk, size // self._parts, found)
 
-    def _stems(self, rows: list[Row]) -> tuple[list[Stem], list[int]]:
+    def _stems(self, rows: list[Row], programs: int) -> tuple[list[Stem], list[int]]:
         """The stems to use, none where they do not pay, and the rows outside them."""
         everything = list(range(len(rows)))
-        if self._parts > 1 or len(rows) < 2:  # a stem's cache lies on one device
+        few = programs < LENGTHS // 2 + 2 or len(rows) < 2
+        if few or self._parts > 1:  # a stem's cache lies on one device
             return [], everything
         stems, alone = choose([row.ids for row in rows], [min(row.places) for row in rows])
         saved = sum(stem.length * (len(stem.rows) - 1) for stem in stems)
@@ -142,6 +169,7 @@ class Scorer:
         self, rows: list[Row], stems: list[Stem], length: int, tail: int
     ) -> Iterator[_Batch]:
         """The batches of the stems' rows; stems are padded to `length`, what follows to `tail`."""
+        length, tail = self._near(("stems",), length), self._near(("tails",), tail)
         many = sum(len(stem.rows) for stem in stems)
         together = 1
         if many < LARGE * len(stems):
@@ -152,11 +180,14 @@ class Scorer:
             _chunks([(place, row) for place, stem in enumerate(group) for row in stem.rows], size)
             for group in groups
         ]
-        most = max(self._most_places([rows[r] for _, r in c], size) for p in plan for c in p)
+        most = self._most_places(
+            [[rows[row] for _, row in chunk] for chunks in plan for chunk in chunks], size,
+            (length, tail, together),
+        )
         for group, chunks in zip(groups, plan, strict=True):
             firsts = [rows[stem.rows[0]].ids[: stem.length] for stem in group]
             ids = _padded(firsts, together, length)
-            cache = self._run("stems", programs.stems, ids, static=length + tail)
+            cache = self._run("stems", compiled.stems, ids, static=length + tail)
             for chunk in chunks:
                 yield self._tails(rows, group, chunk, cache, (size, tail, most))
 
@@ -172,23 +203,31 @@ class Scorer:
             [row.ids[begin:] for row, begin in zip(chosen, begins, strict=True)], size, length
         )
         lookup = self._lookup(chosen, size, length, most, begins)
-        found = self._run("tails", programs.tails, which, starts, ids, lookup=lookup, cache=cache)
+        found = self._run("tails", compiled.tails, which, starts, ids, lookup=lookup, cache=cache)
         return _Batch(chosen, size, found)
 
-    def _most_places(self, chunk: list[Row], size: int) -> int:
-        """Places looked up in the fullest part of a batch, rounded."""
+    def _most_places(self, chunks: list[list[Row]], size: int, shape: tuple) -> int:
+        """Places looked up in the fullest part of a batch of this shape, rounded."""
         rows = size // self._parts
-        counts = [
-            sum(len(row.places) for row in chunk[part * rows : (part + 1) * rows])
-            for part in range(self._parts)
-        ]
-        most = max(counts)
-        return buckets.rounded(most, 64 if most <= programs.PLACES else programs.PLACES)
+        most = max(
+            sum(len(row.places) for row in chunk[first : first + rows])
+            for chunk in chunks for first in range(0, size, rows)
+        )
+        most = buckets.rounded(most, 64 if most <= compiled.PLACES else compiled.PLACES)
+        return self._near(("places", size, *shape), most, 2.0)
+
+    def _near(self, kind: tuple, size: int, times: float = NEAR) -> int:
+        """The size, or one of an earlier call that is a little larger: it is compiled already."""
+        found = min(
+            (n for n in self._earlier.get(kind, ()) if size <= n <= times * size), default=size
+        )
+        self._sizes.setdefault(kind, set()).add(found)
+        return found
 
     def _lookup(
         self, chunk: list[Row], size: int, length: int, most: int,
         begins: Sequence[int] | None = None,
-    ) -> programs.Lookup:
+    ) -> compiled.Lookup:
         rows = size // self._parts
         index, tokens = (np.zeros((self._parts, most), np.int32) for _ in range(2))
         filled = [0] * self._parts
@@ -200,14 +239,15 @@ class Scorer:
             index[part, first : first + count] = np.asarray(row.places) + offset
             tokens[part, first : first + count] = row.targets
             filled[part] += count
-        return programs.Lookup(index, tokens)
+        return compiled.Lookup(index, tokens)
 
     def _run(
         self, name: str, program: Callable, *arrays: np.ndarray,
-        lookup: programs.Lookup | None = None, cache: Cache | None = None,
+        lookup: compiled.Lookup | None = None, cache: Cache | None = None,
         static: int | None = None,
     ):
-        """Dispatches a batch; arrays have the batch as their first axis."""
+        """Dispatches a batch, on all hosts; arrays have the batch as their first axis."""
+        self._tell("score", name, arrays, lookup)
         held = () if cache is None else (cache,)
         fixed = () if static is None else (static,)
         rest = () if lookup is None else (self._placed(lookup, ("batch", None)),)
@@ -221,7 +261,12 @@ class Scorer:
     def _placed(self, tree, axes: tuple[str | None, ...]):
         if self._parts == 1:
             return tree
-        return jax.device_put(tree, self._sharding.named(axes))
+        named = self._sharding.named(axes)
+        if named.is_fully_addressable:
+            return jax.device_put(tree, named)
+        return jax.tree.map(
+            lambda x: jax.make_array_from_callback(x.shape, named, x.__getitem__), tree
+        )
 
 
 def _read(batch: _Batch, results: list[Scored | None], told: Told | None) -> None:

@@ -32,7 +32,8 @@ from jaxllm.models.hf.importer import nested
 from jaxllm.models.hf.mapping import Part, Tensor, tensors
 from jaxllm.models.hf.safetensors import PICKLES, Tensors
 from jaxllm.models.parameters import param_shardings
-from jaxllm.nn.compute import Compute
+from jaxllm.nn.compute import Compute, make_compute
+from jaxllm.nn.config import HeadConfig
 from jaxllm.nn.module import ParamSpec
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -40,6 +41,7 @@ PREFIX = "base_model.model."
 BASE = "base_fingerprint"  # in the metadata of our files
 KINDS = {"lora_A.weight": 0, "lora_B.weight": 1, "lora_magnitude_vector": 2,
          "lora_magnitude_vector.weight": 2}
+HEADS = {"SEQ_CLS": "sequence_classification", "TOKEN_CLS": "token_classification"}
 # Settings of PEFT's that make the tensors mean something else, and the values that do not.
 REFUSED = ("layer_replication", "trainable_token_indices", "alora_invocation_tokens",
            "use_qalora", "lora_bias", "target_parameters", "use_bdlora", "arrow_config",
@@ -115,6 +117,22 @@ class PeftFolder:
                 f"was {self.config.get('base_model_name_or_path')!r}."
             )
 
+    def head(self, base: ModelConfig) -> HeadConfig:
+        """The head of the base with the adapter: its own, or a new one of classes that comes along.
+        """
+        kind = HEADS.get(self.config.get("task_type"))
+        made = family(base.family).architectures.values()
+        head = next((head for head in made if head.kind == kind), None)
+        if head is None or base.head.kind in TEXT_HEADS:
+            return base.head
+        one = dataclasses.replace(head, labels=1)
+        one = dataclasses.replace(base, adapter=AdapterConfig(), head=one).completed()
+        specs = linears_of(one, make_compute()).specs
+        names = [t.name for t in tensors(family(base.family).names(one), nested(specs))
+                 if t.parts[0].path == "head.output.kernel"]
+        found = [data.shape[0] for key, data in self.tensors.items() if _plain(key) in names]
+        return dataclasses.replace(head, labels=found[0]) if found else base.head
+
     def trained(self, base: ModelConfig, compute: Compute) -> Adapter:
         """The adapter as one of ours, for a base of this configuration.
 
@@ -128,12 +146,13 @@ class _Reader:
     """What becomes of the tensors of a folder."""
 
     def __init__(self, folder: PeftFolder, base: ModelConfig, compute: Compute):
-        self.base = dataclasses.replace(base, adapter=AdapterConfig())
+        self.base = dataclasses.replace(base, adapter=AdapterConfig(), head=folder.head(base))
         self.folder, self.compute = folder, compute
         self.theirs = folder.config
         self.specs = linears_of(self.base, compute).specs
         self.wanted = {
-            t.name: t for t in tensors(family(base.family).names(base), nested(self.specs))
+            t.name: t
+            for t in tensors(family(base.family).names(self.base), nested(self.specs))
         }
         self.whole: dict[str, dict[int | None, np.ndarray]] = defaultdict(dict)
         # of a matrix, by layer: the first factor, the second, DoRA's magnitude, and the scale
@@ -169,7 +188,7 @@ class _Reader:
 
     def _take_whole(self, name: str, data: np.ndarray) -> None:
         """A tensor that replaces the base's."""
-        plain = name.replace(".base_layer.", ".").replace(".modules_to_save.", ".")
+        plain = _plain(name)
         tensor = self.wanted.get(plain)
         if tensor is None or tensor.shape != data.shape:
             known = "another shape" if tensor else f"no place. {nearest(plain, self.wanted)}"
@@ -256,6 +275,12 @@ class _Reader:
             use_dora=bool(self.theirs.get("use_dora")), modules_to_save=tuple(saved),
         )
         return AdapterConfig("lora", lora=lora)
+
+
+def _plain(name: str) -> str:
+    """A tensor's name in the model without adapters."""
+    name = name.removeprefix(PREFIX)
+    return name.replace(".base_layer.", ".").replace(".modules_to_save.", ".")
 
 
 def _stacked(

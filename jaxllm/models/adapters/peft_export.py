@@ -69,9 +69,10 @@ def write_adapter(folder: Any, adapter: Adapter, base_name: str, base_fingerprin
             alphas[_template(module)] = scale * (r**0.5 if lora.use_rslora else r)
         elif all(part.path in leaves for part in tensor.parts):
             ours = [_at(leaves[part.path], part.layer) for part in tensor.parts]
-            inner = ".base_layer" if end == "bias" and module in adapted else ""
-            written_tensors[f"{PREFIX}{module}{inner}.{end}"] = tensor.join(ours)
-            if end != "bias" or lora.bias == "none":
+            wrapped = end == "bias" and module in adapted
+            name = f"{module}.base_layer.{end}" if wrapped else tensor.name
+            written_tensors[f"{PREFIX}{name}"] = tensor.join(ours)
+            if module and (end != "bias" or lora.bias == "none"):  # BART's has a bias of its own
                 saved.append(module)
         elif any(part.path in leaves for part in tensor.parts):
             raise UserError(

@@ -29,7 +29,7 @@ from jaxllm.data.loader import TrainingData
 from jaxllm.train.config import Config
 
 FILE = "teacher.json"
-FORMAT = "jaxllm teacher 1"
+FORMAT = "jaxllm teacher 2"
 OPTIONS = "group_size:1"  # every record can be read without its neighbours
 
 
@@ -38,6 +38,7 @@ class CacheInfo:
     """What teacher.json says."""
 
     teacher: str  # as the job was told
+    teacher_fingerprint: str  # of its parameters
     fingerprint: str  # of the data, see TrainingData.fingerprint
     tokenizer: str  # hash
     temperature: float

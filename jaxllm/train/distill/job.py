@@ -62,8 +62,9 @@ def write_cache(config: Config, folder: str, display: Display) -> CacheInfo:
     per_step = 8 * options.top_k * data.lengths[0] * size  # bytes, with a weight everywhere
     per_shard = max(SHARD_BYTES // per_step, 1)  # steps
     info = CacheInfo(
-        options.teacher, data.fingerprint, data.tokenizer_hash, options.temperature,
-        min(options.top_k, saved.config.vocab_size), steps * size, per_shard * size, (),
+        options.teacher, saved.fingerprint, data.fingerprint, data.tokenizer_hash,
+        options.temperature, min(options.top_k, saved.config.vocab_size), steps * size,
+        per_shard * size, (),
     )
     hashes, shards = _kept(folder, info), -(-steps // per_shard)
     make_directory(folder)

@@ -113,6 +113,17 @@ def test_only_what_is_read_is_changed():
     assert [m["content"] == TEXT for m in changed] == [True, False, True]
 
 
+def test_conversations_of_sharegpt_are_changed_where_somebody_asks():
+    names = ["system", "human", "gpt", "observation", "function_call"]
+    turns = [{"from": name, "value": TEXT} for name in names]
+    changed = perturb(["drop"], 0.2, {"conversations": turns}, rng())["conversations"]
+    assert [turn["value"] == TEXT for turn in changed] == [True, False, True, False, True]
+    assert [turn["from"] for turn in changed] == names
+    turns = [{"role": "user", "content": TEXT}, {"role": "assistant", "content": TEXT}]
+    changed = perturb(["drop"], 0.2, {"conversations": turns}, rng())["conversations"]
+    assert [turn["content"] == TEXT for turn in changed] == [False, True]
+
+
 def test_words_with_tags_stay_one_word_each():
     tokens = TEXT.split()
     row = {"tokens": tokens, "tags": ["O"] * len(tokens)}

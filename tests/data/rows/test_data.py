@@ -9,7 +9,7 @@ import pytest
 
 from jaxllm.core.errors import UserError
 from jaxllm.data.batch import Batch
-from jaxllm.data.config import ColumnsConfig, DataConfig, SourceConfig
+from jaxllm.data.config import ColumnsConfig, DataConfig, ReplayedSource, SourceConfig
 from jaxllm.data.loader import TrainingData, ValidationData, ValidationRows
 from jaxllm.data.tokenizers import load
 
@@ -312,6 +312,44 @@ def test_adversarial_data_are_a_share_of_the_training_rows(folders, write):
         clean.validation()["a"].batches(4), changed.validation()["a"].batches(4), strict=True
     ):
         assert_equal(one, two)
+
+
+def test_what_is_perturbed_depends_on_the_rows_and_not_on_where_they_lie(folders, write):
+    """The same file elsewhere is the same data; equal rows are not changed alike."""
+    options = {"perturb": ("swap",), "perturb_strength": 0.5, "validation_share": 0.0}
+    rows = [PAIRS[5]] * 40
+    one, two = (
+        make(folders, {"a": SourceConfig(write(rows, name), **options)}, packing=False)
+        for name in ("here.jsonl", "there.jsonl")
+    )
+    assert one.fingerprint == two.fingerprint
+    found = set(texts([one.example(n) for n in range(one.epochs["a"])], one.load_tokenizer()))
+    assert len(found) > 5
+
+
+def test_conversations_of_sharegpt_are_perturbed(folders, write):
+    talk = [{"conversations": [{"from": "human", "value": row["prompt"] * 3},
+                               {"from": "gpt", "value": row["completion"]}]} for row in PAIRS[:40]]
+    clean = SourceConfig(write(talk), validation_share=0.0)
+    noisy = dataclasses.replace(clean, perturb=("swap",), perturb_share=1.0, perturb_strength=0.5)
+    before, after = (
+        make(folders, {"a": one}, packing=False, shuffle=False, chat_template="chatml",
+             sequence_length=600)
+        for one in (clean, noisy)
+    )
+    tokenizer = before.load_tokenizer()
+    for n in range(40):
+        (one,), (two,) = (texts([data.example(n)], tokenizer) for data in (before, after))
+        assert one != two
+        assert one.rpartition("assistant")[2] == two.rpartition("assistant")[2]
+
+
+def test_what_is_replayed_is_named_by_the_field_that_the_user_set(folders, write, tmp_path):
+    for path in (str(tmp_path / "nowhere"), ""):
+        mixture = {"a": write(PAIRS), "replay": ReplayedSource(path, 0.1)}
+        with pytest.raises(UserError) as told:
+            make(folders, mixture)
+        assert "tune.replay.path" in str(told.value) and "mixture" not in str(told.value)
 
 
 def test_shuffled_options_are_shown_as_they_are_answered(folders, write):

@@ -68,10 +68,10 @@ def our_logits(model, ids=IDS[0]):
     return np.asarray(run(model.params))
 
 
-def our_loss(structure, params, ids):
+def our_loss(structure, params, ids, key=None):
     model = bind(structure, params)
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1] - 1, dtype=jnp.int32), ids[:, 1:].shape)
-    logits = model.logits(model.hidden(Inputs(ids[:, :-1], positions)))
+    logits = model.logits(model.hidden(Inputs(ids[:, :-1], positions), key))
     return optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:]).mean()
 
 
@@ -118,6 +118,50 @@ def test_ten_steps_move_the_adapters_as_in_peft(bases, compute, tmp_path, kind):
         np.testing.assert_allclose(value, after.leaves[name], atol=1e-4, err_msg=name)
         moved = max(moved, np.abs(value - before.leaves[name]).max())
     assert moved > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_dropout_meets_what_it_meets_in_peft(bases, compute, tmp_path, monkeypatch, kind):
+    """The loss and its gradients, with every third place dropped in both instead of random ones."""
+    def kept(x, rate):
+        return (np.arange(x.shape[-1]) % 3 != 0) / (1 - rate)
+
+    class Dropped(torch.nn.Module):
+        def forward(self, x):
+            return x * torch.tensor(kept(x, 0.25), dtype=x.dtype)
+
+    monkeypatch.setattr(
+        "jaxllm.nn.layers.dropout",
+        lambda x, rate, key: x * kept(x, rate).astype(x.dtype) if rate and key is not None else x,
+    )
+    _, folder = bases("llama")
+    targets = ["q_proj", "v_proj", "down_proj"]  # inputs of one dimension with us too
+    model = theirs(folder.folder, targets, **KINDS[kind], lora_dropout=0.25)
+    for module in model.modules():
+        if hasattr(module, "lora_dropout"):
+            module.lora_dropout["default"] = Dropped()
+    model.save_pretrained(tmp_path / "adapter")
+    ids = torch.tensor(IDS[0].astype(np.int64))
+    loss = model.train()(ids, labels=ids).loss
+    loss.backward()
+    with torch.no_grad():  # a gradient in the place of each parameter, to be read like one
+        for param in model.parameters():
+            if param.requires_grad:
+                param.copy_(param.grad)
+    model.save_pretrained(tmp_path / "gradients")
+
+    adapter = PeftFolder(tmp_path / "adapter").trained(folder.config, compute)
+    expected = PeftFolder(tmp_path / "gradients").trained(folder.config, compute)
+    structure, specs = abstract(partial(Transformer, config=adapter.config, compute=compute))
+    saved = find_model(f"{folder.name}+{tmp_path / 'adapter'}")
+    params = start_params(saved, structure, specs, jax.random.key(0), pytest.fail)
+    ours, frozen = parted(params, jax.tree.map(lambda spec: spec.trained, specs))
+    value, grads = jax.jit(jax.value_and_grad(lambda p: our_loss(
+        structure, merged(p, frozen), IDS[0], jax.random.key(1)
+    )))(ours)
+    assert float(value) == pytest.approx(loss.item(), rel=1e-5)
+    for name, grad in flatten_arrays(grads).items():
+        np.testing.assert_allclose(grad, expected.leaves[name], atol=1e-5, err_msg=name)
 
 
 FAMILIES = {

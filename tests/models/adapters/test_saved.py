@@ -161,6 +161,11 @@ def test_another_base_is_refused(bases, model_of, run_on, write_run, compute, tm
     other = write_run(tmp_path / "other", model_of("llama"), params)
     with pytest.raises(UserError, match="was trained on another base than"):
         load(f"{other.root}+{run.name}", compute)
+    config = model_of("llama")
+    write_run(tmp_path / "moved", config, base.load(compute, pytest.fail).params, step=3)
+    write_run(tmp_path / "moved", config, params, step=5)  # the base was trained on
+    with pytest.raises(UserError, match=rf"Write {tmp_path / 'moved'}@3\+{run.name}\."):
+        load(f"{tmp_path / 'moved'}+{run.name}", compute)
     with pytest.raises(UserError, match="is no adapter"):
         load(f"{base.name}+{folder.name}", compute)
     config = json.loads(run.run.config.read_text())

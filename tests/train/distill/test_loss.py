@@ -98,7 +98,9 @@ def parts(config, sharding, teacher_config=None):
     return setup, init_state(setup, seed=0).params, teacher
 
 
-@pytest.mark.parametrize("mesh", [None, {"fsdp": 4, "tensor": 2}], ids=str)
+@pytest.mark.parametrize("mesh", [
+    None, pytest.param({"fsdp": 4, "tensor": 2}, marks=pytest.mark.slow),
+], ids=str)
 def test_a_step_against_torch_and_the_kept_tokens_against_the_teacher(tiny, sharding_of, mesh):
     """The loss of real models, whose soft-caps differ; K = V kept tokens are the teacher itself."""
     sharding = sharding_of(**mesh) if mesh else single_device()

@@ -1,6 +1,7 @@
 """Runs with a teacher, with what was kept of it, and with a robust loss, from the recipe on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def changed(recipe, **settings):
     return values
 
 
+@pytest.mark.slow
 def test_a_teacher_and_all_that_was_kept_of_it_train_alike(recipe, teacher, tmp_path):
     folder, plain = teacher
     in_step = changed(
@@ -66,6 +68,28 @@ def test_a_teacher_and_all_that_was_kept_of_it_train_alike(recipe, teacher, tmp_
     assert len(run(longer, tmp_path / "a")) == STEPS + 1
     with pytest.raises(UserError, match="the run takes"):
         run(changed(from_cache, train__steps=STEPS + 1), tmp_path / "c")
+
+
+def test_a_teacher_that_changed_is_refused(recipe, teacher, tmp_path):
+    """By what is in it: a teacher that was trained on is another, and its old step still goes."""
+    folder = tmp_path / "teacher"
+    shutil.copytree(teacher[0], folder)
+    student = changed(recipe, tune__distillation__teacher=str(folder))
+    run(student, tmp_path / "student")
+    run(changed(recipe, train__steps=STEPS + 1), folder)  # the teacher learns on
+    longer = changed(student, train__steps=STEPS + 1)
+    with pytest.raises(UserError, match=(
+        rf"learned from another teacher than tune\.distillation\.teacher=.*It is .*@{STEPS}\."
+    )):
+        run(longer, tmp_path / "student")
+    kept = changed(longer, tune__distillation__teacher=str(folder), train__steps=STEPS + 1)
+    write_cache(resolve_config(kept), str(tmp_path / "cache"), make_display())
+    cached = changed(longer, tune__distillation__teacher="",
+                     tune__distillation__cache=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"another teacher than tune\.distillation\.cache="):
+        run(cached, tmp_path / "student")
+    longer.tune.distillation.teacher = f"{folder}@{STEPS}"
+    assert len(run(longer, tmp_path / "student")) == STEPS + 1
 
 
 def test_a_robust_loss(recipe, teacher, tmp_path):

@@ -83,7 +83,9 @@ def llama(tiny):
     {"fsdp": 2, "context": 2, "tensor": 2},
     pytest.param({"data": 2, "fsdp": 2, "tensor": 2}, marks=SLOW),
 ], ids=str)
-@pytest.mark.parametrize("name", [pytest.param("neftune", marks=SLOW), "freelb", "smart"])
+@pytest.mark.parametrize("name", [
+    pytest.param("neftune", marks=SLOW), pytest.param("freelb", marks=SLOW), "smart",
+])
 def test_eight_devices_equal_one(llama, sharding_of, name, mesh):
     """Noise, norms and divergences: the mesh changes nothing, context parallelism included."""
     one, _ = losses(llama, single_device(), METHODS[name])
