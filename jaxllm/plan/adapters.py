@@ -1,29 +1,18 @@
-"""A step that trains adapters: what its memory and time have less, and more, than a full one's.
+"""The parameters of a step that trains adapters, and the bytes of the base below them.
 
 Full tuning keeps parameters, gradients and AdamW's moments. Of LoRA only the adapters have those:
-the base lies in bfloat16, of QLoRA the layers' matrices in nf4 with double quantisation. A frozen
-matrix has no gradient, a third of its products.
+the base lies in bfloat16, of QLoRA the layers' matrices in nf4 with double quantisation.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING
-
 from jaxllm.models.adapters.config import ALL_LINEAR, AdapterConfig
 from jaxllm.plan.shapes import ModelShape, Weight
-
-if TYPE_CHECKING:
-    from jaxllm.plan.memory import Memory
-    from jaxllm.plan.roofline import StepTime
-    from jaxllm.plan.workload import Workload
 
 RANK = 16  # of the adapters of a plan without a recipe, on every matrix of the layers
 # Dettmers et al. 2023: 4 bits, an 8-bit scale for 64 of them, a float32 scale for 256 of those
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 INT8_BITS = 8 + 0.25
-FORWARD_AND_INPUTS = 2 / 3  # of a product's three passes, where its matrix stays as it is
-DEQUANTISED = 3  # times a step: forward, again for the backward pass, backward
 METHODS = {"none": "lora", "nf4": "qlora", "int8": "lora int8"}  # by the base's quantisation
 BITS = {"full": 32.0, "lora": 16.0, "qlora": NF4_BITS, "lora int8": INT8_BITS}
 USUAL = ("query", "value")  # PEFT's targets where none are named
@@ -64,41 +53,3 @@ def base_bytes(shape: ModelShape, method: str) -> float:
     if method == "full":
         return 4.0 * shape.parameters
     return 2.0 * (shape.parameters - kernels) + BITS[method] / 8 * kernels
-
-
-def tuned_memory(used: Memory, work: Workload) -> Memory:
-    """What a device holds when only adapters train."""
-    if work.method == "full":
-        return used
-    share = used.parameters / (work.param_bytes * work.shape.parameters)  # of a device
-    trained = share * work.trained
-    accumulating = 2 if work.accumulation > 1 else 1
-    return dataclasses.replace(
-        used, parameters=share * base_bytes(work.shape, work.method) + 4 * trained,
-        gradients=4.0 * trained * accumulating, optimizer=8.0 * trained,
-    )
-
-
-def tuned_time(step: StepTime, work: Workload, kernel_bytes: float, bandwidth: float) -> StepTime:
-    """The same without the gradients of frozen matrices, with what is dequantised.
-
-    Args:
-      kernel_bytes: bytes of a device's share of the layers' matrices, at one byte each.
-      bandwidth: bytes per second of a device's memory.
-    """
-    if work.method == "full":
-        return step
-    share, between = work.trained / work.shape.parameters, step.between
-    if BITS[work.method] < 16:
-        moved = DEQUANTISED * work.accumulation * kernel_bytes
-        between += moved * (BITS[work.method] / 8 + work.compute_bytes) / bandwidth
-    passes = FORWARD_AND_INPUTS + share
-    tuned = dataclasses.replace(
-        step, products=passes * step.products, head=FORWARD_AND_INPUTS * step.head,
-        optimizer=share * step.optimizer, between=between, data=share * step.data,
-        network=share * step.network,
-    )
-    faster = passes * step.total / tuned.total  # FLOPs that are not needed are none of the MFU
-    return dataclasses.replace(
-        tuned, mfu=faster * step.mfu, mfu_unhidden=faster * step.mfu_unhidden
-    )

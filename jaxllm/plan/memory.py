@@ -9,11 +9,12 @@ pass take turns. `jaxllm check` compiles the step and says what it really alloca
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 from jaxllm.core.errors import UserError
-from jaxllm.plan.adapters import tuned_memory
+from jaxllm.plan.adapters import base_bytes
 from jaxllm.plan.flops import Kernel, Lengths, layer_products
 from jaxllm.plan.remat import Remat
 from jaxllm.plan.shapes import TowerShape, Weight
@@ -76,11 +77,24 @@ def memory(work: Workload, mesh: Mesh, remat: Remat, kernel: Kernel) -> Memory:
     if work.optimizer_on_host:  # it comes whole, where activations and gathered weights lay
         working = max(working, optimizer - saved - gathered)
         optimizer, offloaded = 0.0, offloaded + optimizer
-    return tuned_memory(Memory(
+    return _tuned(Memory(
         parameters=parameters, optimizer=optimizer,
         gradients=whole * work.param_bytes * accumulating, saved=saved, working=working,
         gathered=gathered, program=PROGRAM, offloaded=offloaded,
     ), work)
+
+
+def _tuned(used: Memory, work: Workload) -> Memory:
+    """What a device holds when only adapters train."""
+    if work.method == "full":
+        return used
+    share = used.parameters / (work.param_bytes * work.shape.parameters)  # of a device
+    trained = share * work.trained
+    accumulating = 2 if work.accumulation > 1 else 1
+    return dataclasses.replace(
+        used, parameters=share * base_bytes(work.shape, work.method) + 4 * trained,
+        gradients=4.0 * trained * accumulating, optimizer=8.0 * trained,
+    )
 
 
 def offloaded_bytes(work: Workload, mesh: Mesh, remat: Remat, kernel: Kernel) -> float:

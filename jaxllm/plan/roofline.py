@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxllm.plan.adapters import tuned_time
+from jaxllm.plan.adapters import BITS
 from jaxllm.plan.flops import (
     HEAD_PRODUCTS,
     HEAD_PRODUCTS_FSDP,
@@ -31,6 +29,7 @@ from jaxllm.plan.flops import (
     layer_products,
     model_flops,
 )
+from jaxllm.plan.links import crossing, link_rates
 from jaxllm.plan.memory import local_tokens, offloaded_bytes, optimizer_bytes
 from jaxllm.plan.remat import Remat
 from jaxllm.plan.shapes import TowerShape
@@ -63,7 +62,9 @@ ASSUMPTIONS = (
     "what lies on the host moves at the full rate of the host's link, activations behind the "
     "layers' compute (as MaxText's do in the calibration's runs on v6e), an optimizer's state not",
 )
-DIE_LINK = 6.0  # links' worth between the devices of a TPU7x chip (its page, "dual-chiplet")
+
+FORWARD_AND_INPUTS = 2 / 3  # of a product's three passes, where its matrix stays as it is
+DEQUANTISED = 3  # times a step: forward, again for the backward pass, backward
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def step_time(
     head = repeats * model.head(head_products)
     forward = repeats * (products / 3 + attention / (2 + kernel.backward) * 2 + between / 3)
     whole = repeats * (products + attention + again + between)
-    links = _links(where, mesh)
+    links = link_rates(where, mesh)
     bubble = (mesh.stage - 1) / microbatches(work, mesh) * whole
     flops = work.rows * model_flops(work.shape, work.lengths)
     data, network = model.gradients(links)
@@ -144,7 +145,33 @@ def step_time(
         t.layers * per_device([w for w in t.layer if w.kernel], mesh, 1.0)
         for t in work.shape.towers
     )
-    return tuned_time(whole_step, work, kernels, model.bandwidth * rates.memory)
+    return _tuned(whole_step, work, kernels, model.bandwidth * rates.memory)
+
+
+def _tuned(step: StepTime, work: Workload, kernel_bytes: float, bandwidth: float) -> StepTime:
+    """The same where only adapters train: without the gradients of frozen matrices, with what is
+    dequantised.
+
+    Args:
+      kernel_bytes: bytes of a device's share of the layers' matrices, at one byte each.
+      bandwidth: bytes per second of a device's memory.
+    """
+    if work.method == "full":
+        return step
+    share, between = work.trained / work.shape.parameters, step.between
+    if BITS[work.method] < 16:
+        moved = DEQUANTISED * work.accumulation * kernel_bytes
+        between += moved * (BITS[work.method] / 8 + work.compute_bytes) / bandwidth
+    passes = FORWARD_AND_INPUTS + share
+    tuned = dataclasses.replace(
+        step, products=passes * step.products, head=FORWARD_AND_INPUTS * step.head,
+        optimizer=share * step.optimizer, between=between, data=share * step.data,
+        network=share * step.network,
+    )
+    faster = passes * step.total / tuned.total  # FLOPs that are not needed are none of the MFU
+    return dataclasses.replace(
+        tuned, mfu=faster * step.mfu, mfu_unhidden=faster * step.mfu_unhidden
+    )
 
 
 def microbatches(work: Workload, mesh: Mesh) -> int:
@@ -322,7 +349,7 @@ class _Roofline:
         shape = self.work.shape
         held += per_device([shape.embedding, *shape.head], mesh, self.work.param_bytes)
         inside, between = replicas, 0.0
-        if _crossing(self.where, mesh) == "data":
+        if crossing(self.where, mesh) == "data":
             inside = replicas // count
             network = chip.dcn / chip.devices * self.rates.network
             between = 2 * held * (count - 1) / count / network
@@ -330,78 +357,3 @@ class _Roofline:
             return 0.0, between
         rate = min(links["data"], links["context"]) * self.rates.network
         return 2 * held * (inside - 1) / inside / rate, between
-
-
-@functools.lru_cache(maxsize=4096)
-def _links(where: Slice, mesh: Mesh) -> dict[str, float]:
-    """Bytes/s into a device, by mesh axis, of a collective along that axis.
-
-    Axes take whole sides of the grid where they fit, the innermost first; an axis that takes part
-    of a side has one line of links. An axis that crosses slices has the slower of both: each of its
-    chips in a slice brings in a part from the others.
-    """
-    chip = where.chip
-    if not chip.torus:
-        return _gpu_links(where, mesh)
-    sides = [(side, _ring(chip, side)) for side in where.grid if side > 1]
-    if chip.devices > 1:
-        sides.insert(0, (chip.devices, DIE_LINK * chip.ici_link))
-    found = {}
-    for axis in ("tensor", "context", "fsdp", "data", "stage"):
-        size = mesh.data * mesh.expert if axis == "data" else getattr(mesh, axis)
-        crossing = axis == _crossing(where, mesh)
-        if crossing:
-            size //= where.count
-        found[axis] = _take(sides, size, chip.ici_link) / chip.devices
-        if crossing and axis != "data":  # all chips of the axis in a slice share the traffic
-            network = chip.dcn / chip.devices * size * where.count / (where.count - 1)
-            found[axis] = min(found[axis], network)
-    return found
-
-
-def _crossing(where: Slice, mesh: Mesh) -> str:
-    """The mesh axis that runs across slices: the one that can and talks least."""
-    if where.count == 1:
-        return ""
-    axes = (("data", mesh.data * mesh.expert), ("stage", mesh.stage), ("fsdp", mesh.fsdp))
-    return next((axis for axis, size in axes if size % where.count == 0), "fsdp")
-
-
-def _ring(chip, side: int) -> float:
-    """Both directions of a ring, or of a line one."""
-    return chip.ici_link * (2 if side % chip.wrap == 0 else 1)
-
-
-def _take(sides: list[tuple[int, float]], size: int, link: float) -> float:
-    """The bandwidth of an axis of this size; takes its sides away from `sides`."""
-    if size == 1:
-        return math.inf
-    for count in range(1, len(sides) + 1):
-        for chosen in itertools.combinations(sides, count):
-            if math.prod(side for side, _ in chosen) == size:
-                for side in chosen:
-                    sides.remove(side)
-                return sum(rate for _, rate in chosen)
-    lines = 0
-    for index in range(len(sides) - 1, -1, -1):
-        side, _ = sides[index]
-        part = math.gcd(side, size)
-        if part > 1:
-            size //= part
-            lines += 1
-            sides[index] = (side // part, link)
-    return link * max(lines, 1)
-
-
-def _gpu_links(where: Slice, mesh: Mesh) -> dict[str, float]:
-    chip, inner, found = where.chip, 1, {}
-    for axis in ("tensor", "context", "fsdp", "data", "stage"):
-        size = mesh.data * mesh.expert if axis == "data" else getattr(mesh, axis)
-        per_host = where.grid[1]
-        if inner * size <= per_host:
-            found[axis] = chip.ici_link
-        else:  # the members of a host share their network cards
-            members = max(per_host // inner, 1)
-            found[axis] = min(chip.ici_link, chip.dcn * members)
-        inner *= size
-    return found

@@ -7,8 +7,9 @@ import pytest
 
 from jaxllm.plan.calibration import RUNS, calibration
 from jaxllm.plan.flops import SPLASH, SPLASH_FUSED, model_flops
+from jaxllm.plan.links import link_rates
 from jaxllm.plan.remat import POLICIES
-from jaxllm.plan.roofline import EFFICIENCY, Efficiency, _links, microbatches, step_time
+from jaxllm.plan.roofline import EFFICIENCY, Efficiency, microbatches, step_time
 from jaxllm.plan.slices import parse_slice
 from jaxllm.plan.workload import Mesh
 from tests.plan.helpers import workload
@@ -65,16 +66,16 @@ def test_less_recompute_is_faster():
 
 def test_interconnect_by_mesh():
     v5p, link = parse_slice("v5p:4x4x8"), 90e9
-    assert _links(v5p, Mesh(fsdp=128))["fsdp"] == 6 * link  # three rings, both directions
-    links = _links(v5p, Mesh(fsdp=32, tensor=4))
+    assert link_rates(v5p, Mesh(fsdp=128))["fsdp"] == 6 * link  # three rings, both directions
+    links = link_rates(v5p, Mesh(fsdp=32, tensor=4))
     assert (links["tensor"], links["fsdp"]) == (2 * link, 4 * link)
-    assert _links(parse_slice("v6e-16"), Mesh(fsdp=16))["fsdp"] == 2 * link  # lines, no rings
-    assert _links(V6E, Mesh(fsdp=256))["fsdp"] == 4 * link
-    assert _links(V6E, Mesh(fsdp=64, tensor=4))["tensor"] == link  # a part of a side
+    assert link_rates(parse_slice("v6e-16"), Mesh(fsdp=16))["fsdp"] == 2 * link  # lines, no rings
+    assert link_rates(V6E, Mesh(fsdp=256))["fsdp"] == 4 * link
+    assert link_rates(V6E, Mesh(fsdp=64, tensor=4))["tensor"] == link  # a part of a side
     gpus = parse_slice("h200:4x8")
-    links = _links(gpus, Mesh(fsdp=4, tensor=8))
+    links = link_rates(gpus, Mesh(fsdp=4, tensor=8))
     assert (links["tensor"], links["fsdp"]) == (450e9, 50e9)
-    assert _links(gpus, Mesh(fsdp=32))["fsdp"] == 400e9  # all cards of a host together
+    assert link_rates(gpus, Mesh(fsdp=32))["fsdp"] == 400e9  # all cards of a host together
 
 
 def test_costs_that_are_not_hidden():

@@ -8,64 +8,23 @@ read and written once for each pass, and no process ever holds more than a range
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
 
 import numpy as np
 import xxhash
-from etils import epath
 
 from jaxllm.core.paths import atomic_write_text
 from jaxllm.data.prepare.config import CORPUS_STAGES, PrepareConfig
+from jaxllm.data.prepare.corpus_pass import One, Pass, RunPhase
 from jaxllm.data.prepare.document_stages import DocumentStages
 from jaxllm.data.prepare.documents import Document, replaced
 from jaxllm.data.prepare.duplicates import exact, groups, near
-from jaxllm.data.prepare.flow import SAMPLE_CHARACTERS, Row, Samples, size_of
+from jaxllm.data.prepare.flow import SAMPLE_CHARACTERS
 from jaxllm.data.prepare.stages.base import Dropped
 from jaxllm.data.prepare.store import Arrays, read_some, write_arrays
 from jaxllm.data.prepare.work import Result, Work, whole_files
 
 RANGE_DOCUMENTS = 2**18  # whose clusters a worker looks at to choose which to keep
-Change = Callable[[int, Document], list[Document] | Dropped]  # given its number in the chunk
-RunPhase = Callable[[str, str, Callable[[Work, Any], Result], Sequence[Any]], list[Result]]
-
-
-class Collector(Protocol):
-    """Takes the documents of a chunk, in order, and writes their index."""
-
-    def add(self, text: str) -> None:
-        """Takes the next document."""
-
-    def save(self, target: epath.Path) -> None:
-        """Writes the index."""
-
-
-class Pass(Protocol):
-    """A pass over the corpus."""
-
-    name: str
-    drops: bool  # whether the flow has rows for it: it may only find groups
-
-    def collector(self, work: Work) -> Collector | None:
-        """What indexes one chunk, where there is an index."""
-
-    def decide(self, work: Work, level: int, run: RunPhase) -> None:
-        """Finds out what to drop, from all indexes.
-
-        Called in the driver; `run(title, phase, function, items)` is for the workers.
-        """
-
-    def applied(self, work: Work, level: int, chunk: int) -> Applied:
-        """The pass on one chunk."""
-
-
-class Applied(Protocol):
-    """A pass at work on the documents of one chunk, and what it counts."""
-
-    rows: list[Row]
-
-    def __call__(self, number: int, document: Document, samples: Samples) -> list[Document]:
-        """What becomes of the next document; `samples` is offered what is dropped."""
 
 
 def passes(config: PrepareConfig) -> list[Pass]:
@@ -84,28 +43,6 @@ def passes(config: PrepareConfig) -> list[Pass]:
 
         found.append(Decontaminate(config.decontaminate))
     return found
-
-
-class One:
-    """The documents of one chunk under one change."""
-
-    def __init__(self, stage: str, change: Change):
-        self._row, self._change = Row(stage), change
-        self.rows = [self._row]
-
-    def __call__(self, number: int, document: Document, samples: Samples) -> list[Document]:
-        row, size = self._row, size_of(document.text)
-        row.before.add(size)
-        kept = self._change(number, document)
-        if isinstance(kept, Dropped):
-            row.drop(kept.reason, size)
-            samples.add(row.stage, kept.reason, document)
-            return []
-        if len(kept) != 1 or kept[0].text != document.text:
-            row.change({"documents_cut": 1})
-        for one in kept:
-            row.after.add(size_of(one.text))
-        return kept
 
 
 class Exact:

@@ -8,9 +8,9 @@ import functools
 import numpy as np
 from etils import epath
 
+from jaxllm.data.prepare.corpus_pass import One, RunPhase
 from jaxllm.data.prepare.documents import Document
 from jaxllm.data.prepare.evaluations import decontaminate
-from jaxllm.data.prepare.passes import One, RunPhase
 from jaxllm.data.prepare.stages.base import Dropped
 from jaxllm.data.prepare.store import Arrays, write_arrays
 from jaxllm.data.prepare.work import Work
