@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxllm.data.tokenizers import Tokenizer
 from jaxllm.generate.beams import BeamSearch, search
-from jaxllm.generate.rows import Completion, OnText, Row, emit
+from jaxllm.generate.rows import NO_TOKEN, Completion, OnText, Row, emit
 from jaxllm.generate.sampling import Sampling, sample
 from jaxllm.generate.steps import (
     Prompts,
@@ -136,4 +136,6 @@ def _everywhere(model: Transformer, x: jax.Array) -> jax.Array:
 
 def _next(drawing, logits_BV, index, limit, key):
     sampling, rules, vocabulary = drawing
-    return sample(rules.apply(logits_BV[:, :vocabulary], index, limit), key, sampling)
+    scores_BV = rules.apply(logits_BV[:, :vocabulary], index, limit)
+    token_B = sample(scores_BV, key, sampling)
+    return jnp.where(jnp.isnan(scores_BV).any(axis=-1), NO_TOKEN, token_B)

@@ -119,7 +119,7 @@ def prompt_text(teacher: LoadedModel, row: Mapping[str, Any], where: str) -> str
 
 def _row(row: dict, answer, how: Answering, counts: Counts) -> dict | None:
     text = answer.text
-    if answer.finish_reason == "length" and not how.keep_unfinished:
+    if answer.finish_reason != "stop" and not how.keep_unfinished:
         counts.unfinished += 1
         return None
     if not text.strip():

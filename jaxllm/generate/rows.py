@@ -10,6 +10,7 @@ import numpy as np
 from jaxllm.data.tokenizers import StreamDecoder, Tokenizer
 
 OnText = Callable[[int, str], None]  # (row, new text)
+NO_TOKEN = -1  # drawn where a model's scores are not numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Completion:
 
     text: str
     token_ids: tuple[int, ...]
-    finish_reason: str  # "stop": end of text or a stop string; "length": out of tokens
+    # "stop": end of text or a stop string; "length": out of tokens; "nan": no scores to draw from
+    finish_reason: str
 
 
 class Row:
@@ -40,8 +42,8 @@ class Row:
         """Takes the next token unless the row has ended."""
         if self.reason:
             return
-        if token in self._eos:
-            self.reason = "stop"
+        if token in self._eos or token == NO_TOKEN:
+            self.reason = "nan" if token == NO_TOKEN else "stop"
             self.text += self._decoder.flush()
             return
         self.ids.append(token)

@@ -5,6 +5,9 @@ import itertools
 import json
 import os
 import re
+import secrets
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +81,26 @@ def test_a_program_cannot_reach_the_network(locked):
         outcome = sandbox.run(program.format("127.0.0.1", port))
     assert not outcome.passed
     assert "Error" in outcome.reason
+
+
+def test_a_program_cannot_ask_another_through_a_socket(locked):
+    import socket
+
+    name = f"{secrets.token_hex(6)}.socket"  # a short path: addresses end at 108 bytes
+    place = str(Path(tempfile.gettempdir(), name))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(place)
+        try:
+            server.listen(1)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(place)  # from here it works
+            program = f"import socket\nsocket.socket(socket.AF_UNIX).connect({place!r})"
+            assert "PermissionError" in sandbox.run(program).reason
+            pair = "import socket\nsocket.socketpair({})"
+            assert sandbox.run(pair.format("")).passed  # asyncio has one
+            assert not sandbox.run(pair.format("type=socket.SOCK_DGRAM")).passed
+        finally:
+            Path(place).unlink()
 
 
 def test_a_program_changes_nothing_outside_its_folder(locked, tmp_path):
@@ -162,6 +185,8 @@ def test_problems_are_read_from_files_of_all_kinds(tmp_path, problems):
     ("a.jsonl", None, "no such file or folder"),
     ("a.jsonl", "", "holds no problem"),
     ("a.jsonl", "{", "cannot be read"),
+    ("a.jsonl", lines(ROWS) + "{", "cannot be read .*line 4 is no JSON"),
+    ("a.jsonl", lines([{**ROWS[0], "test": "'\ud800'"}]), "row 1 .*'test' has half a character"),
     ("a.jsonl", "[1]", "row 1 of .* is no object"),
     ("a.jsonl", lines([*ROWS, {"prompt": "x"}]), "row 4 of .*lacks the text 'test'"),
     ("a.jsonl.gz", b"\x1f\x8bbroken", "cannot be read"),

@@ -1,7 +1,9 @@
 """Baselines that are not tuned, beside models: passages before a question, and differences."""
 
+import gzip
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ from jaxllm.cli.main import main
 from jaxllm.core.display import make_display
 from jaxllm.core.errors import UserError
 from jaxllm.evals import bootstrap
+from jaxllm.evals.harness import session
+from jaxllm.evals.harness.run import evaluate_tasks
 from jaxllm.evals.harness.variants import Variant, variant
 from jaxllm.evals.retrieval.bm25 import Bm25
 from jaxllm.evals.retrieval.passages import Passages
@@ -62,6 +66,35 @@ def test_text_that_is_not_there_is_named(tmp_path, make, message):
     make(tmp_path)
     with pytest.raises(UserError, match=message):
         Passages(str(tmp_path), Bm25)
+
+
+def test_a_damaged_file_of_passages_is_named(tmp_path):
+    packed = gzip.compress(b'{"text": "a river"}\n' * 1000)
+    (tmp_path / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match=r"--retrieve_from: .*cut\.jsonl\.gz cannot be read to its"):
+        Passages(str(tmp_path), Bm25)
+
+
+def test_texts_without_a_word_are_like_nothing(tmp_path):
+    (tmp_path / "a.txt").write_text("1 + 2 = 3")
+    assert Passages(str(tmp_path), Bm25).likest(["1 + 2", "a river"], 2) == [[], []]
+    assert Bm25(["1 + 2", "?"]).rank(["1", "river"], 2) == [[(0, 0.0), (1, 0.0)]] * 2
+
+
+def test_a_model_is_gone_when_the_next_is_read(llama, benchmarks, monkeypatch):
+    held = []
+    read = session.read_model
+
+    def read_and_count(*arguments):
+        opened = read(*arguments)
+        own = sum(x.nbytes for x in jax.tree.leaves(opened.model.params))
+        held.append(sum(x.nbytes for x in jax.live_arrays()) - own)
+        return opened
+
+    monkeypatch.setattr(session, "read_model", read_and_count)
+    evaluate_tasks([str(llama)] * 3, ["local_copa"], make_display(),
+                   session.Settings(task_data=str(benchmarks), limit=2))
+    assert held[0] == held[1] == held[2]
 
 
 def test_differences_are_of_the_same_examples():

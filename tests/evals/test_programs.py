@@ -6,6 +6,7 @@ import random
 import pytest
 
 from jaxllm.core.display import make_display
+from jaxllm.core.errors import UserError
 from jaxllm.data.tokenizers import byte
 from jaxllm.evals.scoring import buckets, programs
 from jaxllm.evals.scoring.scorer import Scorer
@@ -179,3 +180,20 @@ def test_draws_differ_within_and_between_batches_and_not_between_calls(tiny, bui
     assert len(set(write(0).values())) == 4
     assert write(0) == write(0)
     assert set(write(0).values()).isdisjoint(write(1).values())
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.8, top_p=0.9)], ids=["greedy", "drawn"])
+def test_scores_that_are_not_numbers_are_told_and_not_written(tiny, build, compute, sampling):
+    import dataclasses
+
+    import jax
+
+    tokenizer = byte.ByteTokenizer()
+    config = dataclasses.replace(tiny["llama"], vocab_size=tokenizer.vocab_size)
+    structure, params = build(config, compute)
+    broken = Model(config, compute, structure, jax.tree.map(lambda x: x * float("nan"), params), 0)
+    writer = Writer(broken, tokenizer, TokenRules(), batch_size=2)
+    with pytest.raises(UserError, match="not numbers"):
+        list(writer.write([Wanted([5, 6], 4)], sampling))
+    [completion] = generate(broken, tokenizer, ["a"], max_new_tokens=4, sampling=sampling)
+    assert (completion.token_ids, completion.finish_reason) == ((), "nan")

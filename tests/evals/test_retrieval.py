@@ -82,6 +82,24 @@ def test_other_models_give_the_mean_of_their_states_too(tiny, build, compute, fa
         np.testing.assert_allclose(other.embed([text])[0], vector, atol=2e-5)
 
 
+def test_a_model_that_embeds_nothing_is_refused(tiny, build, compute):
+    import dataclasses
+
+    import jax
+
+    from jaxllm.data.tokenizers import byte
+    from jaxllm.models.load import Model
+
+    tokenizer = byte.ByteTokenizer()
+    config = dataclasses.replace(tiny["llama"], vocab_size=tokenizer.vocab_size)
+    structure, params = build(config, compute)
+    broken = Model(config, compute, structure, jax.tree.map(lambda x: x * np.nan, params), 0)
+    with pytest.raises(UserError, match="embeddings are not numbers"):
+        Embedder(broken, tokenizer, 2, 20).embed(["a river"])
+    with pytest.raises(UserError, match="--retriever=nowhere is neither bm25 nor a model"):
+        retriever("nowhere", 4, make_display())
+
+
 def test_the_search_is_exact(monkeypatch):
     monkeypatch.setattr(embeddings, "AT_ONCE", 50)
     rng = np.random.default_rng(0)

@@ -6,7 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
+from jaxllm.core.display import make_display
+from jaxllm.core.errors import UserError
+from jaxllm.evals.harness import session
 from jaxllm.evals.scoring import follow
+from jaxllm.models.load import find_model
 from tests.multihost.processes import Processes
 
 pytest.importorskip("lm_eval")
@@ -61,6 +65,22 @@ def test_a_call_arrives_as_it_was_made():
     assert len(large) == 2**17  # a power of two
     with pytest.raises(TypeError, match="neither JSON nor an array"):
         follow._packed("score", (object(),))
+
+
+def test_a_follower_refuses_another_model_of_the_name(llama, monkeypatch):
+    calls = [(session.OPEN, [str(llama), find_model(str(llama)).fingerprint]),
+             (session.OPEN, [str(llama), "another"])]
+    reached = []
+
+    def following():
+        for place, call in enumerate(calls):
+            reached.append(place)
+            yield call
+
+    monkeypatch.setattr(session, "following", following)
+    with pytest.raises(UserError, match="has other parameters on the host of process 0"):
+        session.follow(make_display(), session.Settings())
+    assert reached == [0, 1]
 
 
 @pytest.mark.slow

@@ -35,13 +35,18 @@ class Problem:
         """A row of HumanEval.
 
         Raises:
-          UserError: a column is missing, or is no text.
+          UserError: a column is missing, or is no text that a file can hold.
         """
         for name in COLUMNS:
             if not isinstance(row.get(name), str):
                 raise UserError(
                     f"A problem lacks the text {name!r}: HumanEval's rows have "
                     f"{', '.join(COLUMNS)}."
+                )
+            if any("\ud800" <= character <= "\udfff" for character in row[name]):
+                raise UserError(
+                    f"The text {name!r} has half a character (a surrogate without the other): "
+                    "write the whole one, or leave it out."
                 )
         test = f"{row['test']}\ncheck({row['entry_point']})"
         return cls(row["prompt"], test, str(row.get("task_id", row["entry_point"])))
@@ -91,5 +96,14 @@ def _rows(text: str) -> list[Any]:
     try:
         found = json.loads(text)
     except ValueError:  # several objects
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
+        return list(_lines(text))
     return found if isinstance(found, list) else [found]
+
+
+def _lines(text: str) -> Iterator[Any]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number} is no JSON: {error}") from error

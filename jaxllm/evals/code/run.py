@@ -118,7 +118,7 @@ def evaluate_code(
     saved = [find_model(name) for name in models]
     titles = shortest_names([path(name) for name in dict.fromkeys(models)])
     title_of = dict(zip(dict.fromkeys(models), titles, strict=True))
-    name, found = path(problems).name.partition(".")[0], []
+    name, found = path(problems).name.partition(".")[0] or "problems", []  # of the folder "."
     for model, each in zip(models, saved, strict=True):
         title = title_of[model]
         opened = read_model(each, title, display)
@@ -139,6 +139,7 @@ def evaluate_code(
             write(output, title, made, {
                 name: [program._asdict() for some in programs for program in some]
             })
+        del opened  # its memory is needed for the next
     return found
 
 

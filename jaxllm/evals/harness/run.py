@@ -75,6 +75,7 @@ def _evaluated(
             append_records(saved.run, made)
         if output:
             write(output, title, made, samples)
+        del lm  # its memory is needed for the next
     return found
 
 

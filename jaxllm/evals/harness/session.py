@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
@@ -176,6 +177,7 @@ class Opened(NamedTuple):
 
 def read_model(saved: SavedModel, title: str, display: Display) -> Opened:
     """The model, spread over all devices."""
+    gc.collect()  # a model that was asked before is in a circle of references
     with display.phase(f"reading {title}"):
         model = saved.load(make_compute(Sharding(make_mesh(MeshConfig()))), display.warn)
     tokenizer, rules = saved.load_tokenizer(), None
@@ -195,7 +197,7 @@ def open_model(
     """
     from jaxllm.evals.harness.adapter import JaxLM
 
-    tell(OPEN, saved.name)
+    tell(OPEN, saved.name, saved.fingerprint if jax.process_count() > 1 else "")
     length = settings.sequence_length or _length(saved)
     saved.config.check_length(length, "sequence_length")
     model, tokenizer, rules = read_model(saved, title, display)
@@ -206,12 +208,24 @@ def open_model(
 
 
 def follow(display: Display, settings: Settings) -> None:
-    """What the processes of other hosts do while process 0 evaluates: what it tells them."""
+    """What the processes of other hosts do while process 0 evaluates: what it tells them.
+
+    Raises:
+      UserError: a model is another one here than there.
+    """
     lm = None
     for call, arguments in following():
         if call == OPEN:
-            lm, [name] = None, arguments  # the memory of the model before is needed
-            lm = open_model(find_model(name), name, display, settings)
+            lm, [name, wanted] = None, arguments  # the memory of the model before is needed
+            saved = find_model(name)
+            if saved.fingerprint != wanted:
+                raise UserError(
+                    f"model={name!r} has other parameters on the host of process "
+                    f"{jax.process_index()} than on that of process 0 (fingerprint "
+                    f"{saved.fingerprint[:12]}, not {wanted[:12]}): give every host the same "
+                    "folder, and name a run that is still training by its step, RUN@STEP."
+                )
+            lm = open_model(saved, name, display, settings)
             continue
         with naming_memory(_size(lm, settings), MEMORY):
             lm.repeat(call, arguments)

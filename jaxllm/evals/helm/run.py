@@ -115,6 +115,7 @@ def evaluate_helm(
                 **{f"{name}_swapped": each for name, each in swapped.items()},
                 "completions": [each._asdict() for each in completed],
             })
+        del lm  # its memory is needed for the next
     return found
 
 

@@ -26,8 +26,10 @@ class Bm25:
     def __init__(self, texts: Sequence[str]):
         """Raises UserError where bm25s is not installed."""
         self._library, self._count = library(), len(texts)
-        self._index = self._library.BM25()
-        self._index.index(self._words(texts), show_progress=False)
+        self._index, words = self._library.BM25(), self._words(texts)
+        self._empty = not any(words)  # the library cannot index texts without any word
+        if not self._empty:
+            self._index.index(words, show_progress=False)
 
     def rank(self, queries: Sequence[str], count: int) -> list[list[tuple[int, float]]]:
         """See Index; a query without a word is like no text."""
@@ -35,7 +37,7 @@ class Bm25:
 
     def _ranked(self, query: str, count: int) -> list[tuple[int, float]]:
         words = self._words([query])
-        if not words[0]:
+        if self._empty or not words[0]:
             return [(place, 0.0) for place in range(count)]
         found = self._index.retrieve(words, k=count, show_progress=False)
         return list(zip(found.documents[0].tolist(), found.scores[0].tolist(), strict=True))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxllm.core.errors import UserError
 from jaxllm.data.tokenizers import Tokenizer
 from jaxllm.models.heads import POOLINGS
 from jaxllm.models.load import Model, find_model
@@ -44,7 +45,10 @@ class Embedder:
         Raises:
           UserError: there is no such model.
         """
-        saved = find_model(name)
+        try:
+            saved = find_model(name)
+        except UserError as error:
+            raise UserError(f"--retriever={name} is neither bm25 nor a model: {error}") from error
         positions = saved.config.positions
         ends = positions.max_length if positions.kind == "learned" else LENGTHS[-1]
         return cls(
@@ -53,7 +57,11 @@ class Embedder:
         )
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """The embedding of each text, float32 [N, D], of length one."""
+        """The embedding of each text, float32 [N, D], of length one.
+
+        Raises:
+          UserError: an embedding is not a number.
+        """
         rows = [self._ids(ids) for ids in self._tokenizer.encode_batch(list(texts))]
         found, shorter = np.zeros((len(rows), self._model.config.width), np.float32), 0
         for size, length in self._shapes:  # whole batches, so that each is one program
@@ -67,6 +75,12 @@ class Embedder:
                 means = _means(self._model.structure, self._model.params, ids, lengths)
                 found[chunk] = np.asarray(means)[: len(chunk)]
             shorter = length
+        if not np.isfinite(found).all():
+            raise UserError(
+                "--retriever: the model's embeddings are not numbers (NaN or infinite): one of its "
+                "parameters is not finite, or its activations overflow. Name another model, or "
+                "bm25."
+            )
         return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
     def _ids(self, ids: list[int]) -> list[int]:

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from jaxllm.core.errors import UserError
 from jaxllm.data.prepare.config import InputConfig
-from jaxllm.data.prepare.documents import Document
-from jaxllm.data.prepare.readers.files import find_files
-from jaxllm.data.prepare.readers.registry import format_module
+from jaxllm.data.prepare.documents import Document, Rejected
+from jaxllm.data.prepare.readers import find_files, read
 from jaxllm.evals.retrieval.base import MakeIndex
 
 WORDS = 100  # of a passage
@@ -26,7 +25,7 @@ class Passages:
         `prepare` reads.
 
         Raises:
-          UserError: it does not exist, is of no known format, or holds no text.
+          UserError: it does not exist, is of no known format, is damaged, or holds no text.
         """
         self.texts = list(dict.fromkeys(_passages(source)))  # copies would fill the prompt
         if not self.texts:
@@ -52,8 +51,13 @@ def _passages(source: str) -> Iterator[str]:
     except UserError as error:
         raise UserError(str(error).replace("input.paths", "--retrieve_from")) from error
     for file in files:
-        for document in format_module(file.format).read(file, config, None):
-            if isinstance(document, Document):  # what cannot be read is not asked of
+        for document in read(file, config):
+            if document.id == file.name and isinstance(document, Rejected):
+                raise UserError(
+                    f"--retrieve_from: {file.name} cannot be read to its end "
+                    f"({document.reason}: {document.excerpt}). Mend it, or leave it out."
+                )
+            if isinstance(document, Document):  # a row that is none is not asked of
                 words = document.text.split()
                 for first in range(0, len(words), WORDS):
                     yield " ".join(words[first : first + WORDS])

@@ -269,6 +269,14 @@ class Scorer:
         )
 
 
+def no_numbers() -> UserError:
+    """What to say of a model whose scores are NaN."""
+    return UserError(
+        "The model's scores are not numbers (NaN): one of its parameters is not finite, or its "
+        "activations overflow. Choose another step of the run, or another dtype."
+    )
+
+
 def _read(batch: _Batch, results: list[Scored | None], told: Told | None) -> None:
     """Takes a batch's results apart."""
     log_NP, greedy_NP = (np.asarray(x) for x in batch.found)
@@ -278,10 +286,7 @@ def _read(batch: _Batch, results: list[Scored | None], told: Told | None) -> Non
         first, offsets[part] = offsets[part], offsets[part] + len(row.places)
         log, greedy = (x[part, first : offsets[part]] for x in (log_NP, greedy_NP))
         if np.isnan(log).any():
-            raise UserError(
-                "The model's scores are not numbers (NaN): one of its parameters is not finite, "
-                "or its activations overflow. Choose another step of the run, or another dtype."
-            )
+            raise no_numbers()
         for request, begin, count in row.parts:
             results[request] = Scored(log[begin : begin + count], greedy[begin : begin + count])
             done += 1

@@ -16,7 +16,7 @@ import numpy as np
 from jaxllm.data.tokenizers import Tokenizer
 from jaxllm.evals.scoring import buckets
 from jaxllm.evals.scoring.follow import Tell, nobody
-from jaxllm.evals.scoring.scorer import Counts
+from jaxllm.evals.scoring.scorer import Counts, no_numbers
 from jaxllm.generate.decode import CHUNK, draw
 from jaxllm.generate.rows import Row
 from jaxllm.generate.sampling import Sampling
@@ -67,6 +67,9 @@ class Writer:
 
         `apart` decodes what is new without the prompt before it, as lm-eval's hf backend does, so
         that some tokenizers leave out a space between the two.
+
+        Raises:
+          UserError: the model's scores are not numbers.
         """
         # long and short answers, too, share no batch: a cache has room for the longest
         sums = [len(each.ids) + each.limit for each in wanted]
@@ -115,6 +118,8 @@ class Writer:
         draw(
             self._model, vocabulary, prompts, rows + padding, limit, sampling, self._rules, seed
         )
+        if any(row.reason == "nan" for row in rows):
+            raise no_numbers()
         slots = slots_for(self._model.config, prompts, limit + CHUNK)
         read = shape if self._encoded else shape[:1]  # by the program of the new tokens
         self.counts.shapes |= {("prompts", sampling, shape, slots),
