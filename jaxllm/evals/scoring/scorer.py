@@ -22,7 +22,8 @@ from jaxllm.nn.attention import Cache
 PROGRAMS = 10  # of a call
 LENGTHS = 4  # of whole rows; half as many where there are stems
 TAIL_STEP = 8  # tails are short
-PAYS = 0.75  # stems are used where at most this share of the tokens remains
+PAYS = 0.75  # stems are used where at most this share of the padded tokens remains
+CPU_TOKENS = 2048  # of a batch on a CPU: more leave its caches, and take half as long again
 LARGE = 32  # rows of a stem from which on it is alone in its batch
 NEAR = 1.25  # times the length that is wanted: so long a one of an earlier call is taken instead
 PENDING = 2  # batches computed while the results of others are read
@@ -62,14 +63,17 @@ class Scorer:
         tell: Tell = nobody,
     ):
         """`batch_size` rows of `max_length` tokens are computed at once, or as many tokens in
-        shorter rows. `start_id` is what an encoder-decoder's decoder begins with. `tell` is how
-        the processes of other hosts hear what they are to `repeat`."""
+        shorter rows; on a CPU fewer, which is faster. `start_id` is what an encoder-decoder's
+        decoder begins with. `tell` is how the processes of other hosts hear what they are to
+        `repeat`."""
         self._sharding = model.compute.sharding
         check_batch(self._sharding, batch_size, "--batch_size")
         self._parts = self._sharding.parts("batch")
         self._model, self.start_id, self._tell = model, start_id, tell
         self.max_length = max_length
         self._tokens = batch_size * max_length
+        if self._sharding.mesh.devices.flat[0].platform == "cpu":
+            self._tokens = min(self._tokens, max(CPU_TOKENS, max_length))
         self.counts = Counts()
         self._sizes: dict[tuple, set[int]] = {}  # that there are programs for
         self._earlier: dict[tuple, frozenset[int]] = {}
@@ -115,12 +119,8 @@ class Scorer:
         stems, alone = self._stems(rows, programs)
         if stems:
             whole = min(LENGTHS // 2, len(alone))
-            tails = [max(len(rows[row].ids) for row in stem.rows) - stem.length for stem in stems]
-            for length, tail, members in buckets.split_stems(
-                [stem.length for stem in stems], tails, [len(stem.rows) for stem in stems],
-                (programs - whole) // 2, TAIL_STEP,
-            ):
-                yield from self._with_stems(rows, [stems[m] for m in members], length, tail)
+            for length, tail, some in self._stem_groups(rows, stems, alone, programs):
+                yield from self._with_stems(rows, some, length, tail)
         lengths = [len(rows[row].ids) for row in alone]
         for length, members in buckets.split(lengths, whole):
             length = self._near(("rows",), length)
@@ -157,25 +157,63 @@ class Scorer:
     def _stems(self, rows: list[Row], programs: int) -> tuple[list[Stem], list[int]]:
         """The stems to use, none where they do not pay, and the rows outside them."""
         everything = list(range(len(rows)))
-        few = programs < LENGTHS // 2 + 2 or len(rows) < 2
-        if few or self._parts > 1:  # a stem's cache lies on one device
+        too_few = programs < LENGTHS // 2 + 2 or len(rows) < 2
+        if too_few or self._parts > 1:  # a stem's cache lies on one device
             return [], everything
         stems, alone = choose([row.ids for row in rows], [min(row.places) for row in rows])
-        saved = sum(stem.length * (len(stem.rows) - 1) for stem in stems)
-        total = sum(len(row.ids) for row in rows)
-        return (stems, alone) if total - saved <= PAYS * total else ([], everything)
+        if not stems:
+            return [], everything
+        cost = self._cost([len(rows[row].ids) for row in alone], LENGTHS // 2) + sum(
+            self._stems_cost(some, length, tail)
+            for length, tail, some in self._stem_groups(rows, stems, alone, programs)
+        )
+        whole = self._cost([len(row.ids) for row in rows], min(LENGTHS, programs))
+        return (stems, alone) if cost <= PAYS * whole else ([], everything)
+
+    def _stem_groups(
+        self, rows: list[Row], stems: list[Stem], alone: list[int], programs: int
+    ) -> list[tuple[int, int, list[Stem]]]:
+        """(padded length, padded length of what follows, the stems of them)."""
+        tails = [max(len(rows[row].ids) for row in stem.rows) - stem.length for stem in stems]
+        found = buckets.split_stems(
+            [stem.length for stem in stems], tails, [len(stem.rows) for stem in stems],
+            (programs - min(LENGTHS // 2, len(alone))) // 2, TAIL_STEP,
+        )
+        return [(length, tail, [stems[m] for m in members]) for length, tail, members in found]
+
+    def _cost(self, lengths: Sequence[int], most: int) -> int:
+        """Tokens of the padded batches of rows of these lengths."""
+        cost = 0
+        for length, members in buckets.split(lengths, most):
+            size = buckets.batch_rows(self._tokens, length, len(members), self._parts)
+            cost += buckets.rounded(len(members), size) * length
+        return cost
+
+    def _stems_cost(self, stems: list[Stem], length: int, tail: int) -> int:
+        """Tokens of the padded batches of stems and of what follows them."""
+        together, size, groups = self._grouped(stems, length, tail)
+        rows = sum(
+            buckets.rounded(sum(len(stem.rows) for stem in group), size) for group in groups
+        )
+        return len(groups) * together * length + rows * tail
+
+    def _grouped(
+        self, stems: list[Stem], length: int, tail: int
+    ) -> tuple[int, int, list[Sequence[Stem]]]:
+        """Stems at once, rows of theirs at once, and the stems in such groups."""
+        many, together = sum(len(stem.rows) for stem in stems), 1
+        if many < LARGE * len(stems):
+            together = buckets.batch_rows(self._tokens, length, len(stems), 1)
+        groups = _chunks(stems, together)
+        fullest = max(sum(len(stem.rows) for stem in group) for group in groups)
+        return together, buckets.batch_rows(self._tokens, length + tail, fullest, 1), groups
 
     def _with_stems(
         self, rows: list[Row], stems: list[Stem], length: int, tail: int
     ) -> Iterator[_Batch]:
         """The batches of the stems' rows; stems are padded to `length`, what follows to `tail`."""
         length, tail = self._near(("stems",), length), self._near(("tails",), tail)
-        many = sum(len(stem.rows) for stem in stems)
-        together = 1
-        if many < LARGE * len(stems):
-            together = buckets.batch_rows(self._tokens, length, len(stems), 1)
-        size = buckets.batch_rows(self._tokens, length + tail, many, 1)
-        groups = _chunks(stems, together)
+        together, size, groups = self._grouped(stems, length, tail)
         plan = [
             _chunks([(place, row) for place, stem in enumerate(group) for row in stem.rows], size)
             for group in groups
