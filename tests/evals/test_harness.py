@@ -13,6 +13,7 @@ from jaxllm.core.rundir import RunDirectory, read_metrics
 from jaxllm.evals.harness.find import find_tasks
 from jaxllm.evals.harness.run import evaluate_tasks, table
 from jaxllm.evals.harness.session import Settings
+from jaxllm.evals.tasks import local
 from jaxllm.models.load import find_model
 from jaxllm.nn.compute import make_compute
 from tests.train.conftest import TEXT, make_recipe, prepare_text
@@ -200,6 +201,14 @@ def test_a_packaged_task_is_mirrored_onto_local_files(llama, tmp_path):
 def test_what_needs_the_network_is_said_at_once():
     with pytest.raises(UserError, match=r"piqa reads 'baber/piqa' .*network.*DIR/piqa/.*--down"):
         find_tasks(["piqa"])
+
+
+def test_an_empty_set_is_named(tmp_path):
+    (tmp_path / "piqa").mkdir()
+    for name in ("valid.jsonl", "valid-labels.lst"):
+        (tmp_path / "piqa" / name).write_text("")
+    with pytest.raises(UserError, match="the validation split of a task holds no example"):
+        local.piqa(task_data=str(tmp_path))
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

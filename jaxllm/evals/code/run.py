@@ -158,6 +158,13 @@ def write_programs(
         model.config, tokenizer, prompts, options.max_new_tokens, display.message
     )
     paired = model.config.architecture == "encoder_decoder"
+    most = model.config.positions.max_length
+    long = sum(len(row) + limit > most for row in ids)
+    if long and not paired:
+        display.warn(
+            f"{long} of {len(ids)} prompts with their {limit} new tokens are longer than the "
+            f"context of {most} tokens that the model was made for: lower --max_new_tokens"
+        )
     writer = Writer(
         model, tokenizer, rules, batch_size=options.batch_size,
         start_id=start_id(model.config, tokenizer) if paired else 0,

@@ -45,11 +45,11 @@ def bbh(task_data: str = "", subset: str = "", **rest: Any) -> Mapping[str, Any]
 
 def bbq(task_data: str = "", category: str = "", **rest: Any) -> Mapping[str, Any]:
     """`bbq/CATEGORY.jsonl`, without the columns that the task does not read."""
-    lines = _file(task_data, "bbq", f"{category}.jsonl").read_text().splitlines()
+    lines = _file(task_data, "bbq", f"{category}.jsonl").read_text().split("\n")
     names = ("example_id", "question_polarity", "context_condition", "category", "answer_info",
              "context", "question", "ans0", "ans1", "ans2", "label")
     rows = []
-    for row in map(json.loads, lines):
+    for row in map(json.loads, filter(None, lines)):
         groups = row["additional_metadata"]["stereotyped_groups"]
         kept = {name: row[name] for name in names}
         rows.append({**kept, "additional_metadata": {"stereotyped_groups": groups}})
@@ -111,19 +111,25 @@ def openbookqa(task_data: str = "", **rest: Any) -> Mapping[str, Any]:
 
 def piqa(task_data: str = "", **rest: Any) -> Mapping[str, Any]:
     """`piqa/valid.jsonl` with the labels of `piqa/valid-labels.lst`."""
-    rows = _file(task_data, "piqa", "valid.jsonl").read_text().splitlines()
+    rows = _file(task_data, "piqa", "valid.jsonl").read_text().split("\n")
     labels = _file(task_data, "piqa", "valid-labels.lst").read_text().split()
     return _splits(validation=[
         {**{name: row[name] for name in ("goal", "sol1", "sol2")}, "label": int(label)}
-        for row, label in zip(map(json.loads, rows), labels, strict=False)
+        for row, label in zip(map(json.loads, filter(None, rows)), labels, strict=False)
     ])
 
 
 def _splits(**rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
     import datasets
 
+    found = {name: list(examples) for name, examples in rows.items()}
+    if empty := [name for name, examples in found.items() if not examples]:
+        raise UserError(
+            f"--task_data: the {empty[0]} split of a task holds no example: its file there is "
+            "empty. docs/evaluation.md says where the files are from."
+        )
     return datasets.DatasetDict({
-        name: datasets.Dataset.from_list(list(examples)) for name, examples in rows.items()
+        name: datasets.Dataset.from_list(examples) for name, examples in found.items()
     })
 
 
