@@ -25,15 +25,16 @@ SAMPLES = "samples.jsonl"  # documents that were kept, and some that were droppe
 
 def check_splits(
     config: SplitConfig, kept: Sum, chosen: Sum, flow: Sequence[StageFlow],
-    rejected: Mapping[str, int],
+    rejected: Mapping[str, int], quarantined: Iterable[epath.Path],
 ) -> None:
-    """Refuses an empty split; `chosen` are the documents that a split by document leaves out.
+    """Refuses an empty split; `chosen` are the documents that a split by document leaves out, in
+    the files `quarantined` are the records that could not be read.
 
     Raises:
       UserError: nothing is left at all, or nothing for a split.
     """
     if kept.documents == 0:
-        raise UserError(_nothing_left(flow, rejected))
+        raise UserError(_nothing_left(flow, rejected) + _first(quarantined))
     share = config.validation_share
     if config.by == "position":
         size = split.cut_place(kept.characters, share)
@@ -68,6 +69,16 @@ def _nothing_left(flow: Sequence[StageFlow], rejected: Mapping[str, int]) -> str
         f"No document is left. They went by {shown}. Look at the input's settings where records "
         "were rejected, and at the settings of the stage named first otherwise."
     )
+
+
+def _first(quarantined: Iterable[epath.Path]) -> str:
+    """The first of the records that could not be read, in words; "" where there is none."""
+    for file in quarantined:
+        with file.open("rb") as stream:
+            if line := stream.readline():
+                record = json.loads(line)
+                return f" The first, {record['id']}: {record['reason']}, {record['excerpt']}."
+    return ""
 
 
 def join(target: epath.Path, parts: Iterable[epath.Path]) -> None:

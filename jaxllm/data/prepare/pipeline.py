@@ -165,7 +165,9 @@ class Preparation:
         self._chunks, self._total = chunks, _sum(chunk["kept"] for chunk in chunks)
         rejected = _rejected(read)
         chosen = _sum(chunk["chosen"] for chunk in chunks)
-        check_splits(self._config.split, self._total, chosen, flow, rejected)
+        check_splits(
+            self._config.split, self._total, chosen, flow, rejected, self._quarantined()
+        )
         tokenizer = tokenizer or self._tokenizer(chosen)
         if self._config.output.append_eos and tokenizer.eos_id is None:
             raise UserError(
@@ -250,6 +252,10 @@ class Preparation:
             splits[name] = Split(*totals, tuple(Shard(**one) for one in shards))
         return splits, lengths(counts)
 
+    def _quarantined(self) -> list[epath.Path]:
+        """The files of the records that could not be read."""
+        return [self._work.rejected(f"{index:06d}") for index in range(len(self._units))]
+
     def _finish(
         self, inputs: Inputs, rejected: dict[str, int], flow: list[StageFlow],
         tokenizer: Tokenizer, splits: dict[str, Split], token_lengths: dict[str, int],
@@ -258,8 +264,7 @@ class Preparation:
         folder, work = path(self._work.output), path(self._work.folder)
         tokenizer.save(folder / TOKENIZER)
         if rejected:
-            names = [f"{index:06d}" for index in range(len(self._units))]
-            join(folder / QUARANTINE, [self._work.rejected(name) for name in names])
+            join(folder / QUARANTINE, self._quarantined())
         if clusters := whole_files(work / "clusters"):
             join(folder / CLUSTERS, clusters)
         join_samples(folder / SAMPLES, work / "samples")

@@ -217,8 +217,11 @@ def test_nothing_left_says_what_took_it(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "same"}\n{"body": 1}\n{"body": 2}\n')
     with pytest.raises(UserError, match=r"leaves the .* split empty"):
         prepare(make_config([tmp_path]), tmp_path / "out", quiet())
-    (tmp_path / "a.jsonl").write_text('{"text": " "}\n{"body": 1}\n{"body": 2}\n')
-    with pytest.raises(UserError, match=r"No document is left.*no_text_field \(2\), read: blank"):
+    (tmp_path / "a.jsonl").write_text('{"text": " "}\n{"body": "x"}\n{"body": "y"}\n')
+    with pytest.raises(UserError, match=(
+        r"No document is left.*no_text_field \(2\), read: blank.*"
+        r"The first, .*a.jsonl:1: no_text_field, .*'text' is missing.*body"
+    )):
         prepare(make_config([tmp_path]), tmp_path / "out", quiet())
 
 
