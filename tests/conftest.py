@@ -4,6 +4,7 @@ jax is set up before anything imports it. Compiled programs are kept in pytest's
 that the processes of a run and the next run share them.
 """
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -14,9 +15,20 @@ from .quick import FLAGS
 
 GOLDEN = Path(__file__).parent / "golden"
 
+# Two processes of tests on two cores: more threads in either only wait for each other.
+for library in ("OPENBLAS", "OMP", "MKL"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+# What jax, torch and the tests themselves have made never dies: looking through it for garbage
+# took an eighth of the time.
+gc.set_threshold(100_000, 20, 50)
+
 
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption(
+        "--thorough", action="store_true", help="run the tests marked thorough too, as CI does"
+    )
+    parser.addoption("--slow", action="store_true", help="run every test")
     parser.addoption(
         "--optimise", action="store_true", help="compile as a user's run does, see quick.py"
     )
@@ -43,11 +55,16 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--slow"):
-        skip = pytest.mark.skip(reason="slow: run with --slow")
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(skip)
+    if config.getoption("--slow"):
+        return
+    left_out = {"slow"} if config.getoption("--thorough") else {"slow", "thorough"}
+    for item in items:
+        for name in left_out & set(item.keywords):
+            item.add_marker(pytest.mark.skip(reason=f"{name}: run with --{name}"))
+
+
+def pytest_collection_finish(session):
+    gc.freeze()
 
 
 @pytest.fixture

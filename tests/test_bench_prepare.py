@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from .data.corpora import sentences
 
 BENCH = Path(__file__).parent.parent / "tools" / "bench"
@@ -51,6 +53,7 @@ def test_planted_overlaps_are_found(tmp_path):
     assert planted == found == removed > 0
 
 
+@pytest.mark.thorough
 def test_near_duplicates_are_counted_as_the_corpus_grows():
     rows = bench("prepare_near.py", "--debug").split("---:|\n")[1].splitlines()
     documents = [int(row.split("|")[2].replace(",", "")) for row in rows]

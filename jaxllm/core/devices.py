@@ -55,6 +55,17 @@ def start(cache: bool = True, told: Mapping[str, str] | None = None) -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
+def quick_options(platform: str) -> dict[str, str]:
+    """The compiler's options for a program that runs once.
+
+    On a CPU the start of a model compiles twice as fast with them, and gives the same bits.
+    """
+    name = "xla_backend_optimization_level"
+    if platform != "cpu" or name in os.environ.get("XLA_FLAGS", ""):
+        return {}
+    return {name: "1"}
+
+
 def describe() -> str:
     """The devices in words, such as "8 x TPU v5e"."""
     import jax

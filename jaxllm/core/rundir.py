@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from typing import Any
 
 from jaxllm.core.errors import UserError
@@ -127,14 +128,12 @@ class MetricsWriter:
         self.process, self._writes = 0, writes
         if not writes:
             return
-        from tensorboardX import SummaryWriter  # 0.1 s that `jaxllm eval` need not pay
-
         records = [r for r in read_metrics(run.metrics) if r["step"] <= resume_step]
         atomic_write_text(run.metrics, "".join(_line(record) for record in records))
         self.process = 1 + max((r.get("process", -1) for r in records), default=-1)
         self._file = run.metrics.open("a")
         self._target = run.metrics
-        self._board = SummaryWriter(str(run.tensorboard), purge_step=resume_step + 1)
+        self._board = _summary_writer()(str(run.tensorboard), purge_step=resume_step + 1)
 
     def write(self, record: Record) -> None:
         """Appends one record and hands it to the operating system at once."""
@@ -158,6 +157,22 @@ class MetricsWriter:
             return
         self._file.close()
         self._board.close()
+
+
+def _summary_writer() -> type:
+    """tensorboardX's, which takes 0.1 s to import: `jaxllm eval` need not pay it.
+
+    Where torch is installed it would import that too, in 2 s, for tensors that it is never given.
+    """
+    hides = "torch" not in sys.modules
+    if hides:
+        sys.modules["torch"] = None  # an import of it is an ImportError, which it expects
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hides:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def read_metrics(file) -> list[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
 import platform
 from collections.abc import Callable
@@ -221,6 +222,7 @@ class Run:
 
     def _loop(self, state, start, step_fn, batches, recorder, interrupt) -> None:
         config, steps = self.config, self.config.train.steps
+        gc.freeze()  # what is there stays: no host looks through it while the others wait
         recorder.restart_window(start)
         for step in range(start + 1, steps + 1):
             with self.clock.phase("data"):

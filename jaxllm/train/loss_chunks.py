@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.nn.compute import Compute
+from jaxllm.nn.layers import unfolded
 
 # Float32 logits per device and chunk when the size is not given. A CPU wants them in its cache;
 # an accelerator wants enough tokens per chunk to be bound by the product, not by reading weights.
@@ -56,9 +57,9 @@ def _forward(options, compute, hidden_BTD, kernel_DV, bias_V, targets_BT, weight
             bias_gradient_PV = bias_gradient_PV + gradient.sum((1, 2))
         gradient = gradient.astype(x_PBCD.dtype)
         x_gradient = jnp.einsum("pbcv,dv->pbcd", gradient, kernel_DV)
-        added = jnp.einsum(
+        added = unfolded(jnp.einsum(  # a tied projection is a table's transpose
             "pbcd,pbcv->pdv", x_PBCD, gradient, preferred_element_type=jnp.float32
-        )
+        ))
         sums_P3, kernel_gradient_PDV = sums_P3 + sums, pin_kernel(kernel_gradient_PDV + added)
         return (sums_P3, kernel_gradient_PDV, bias_gradient_PV), x_gradient
 

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxllm.core.devices import quick_options
 from jaxllm.models.adapters import trained as trained_params
 from jaxllm.models.config import ModelConfig
 from jaxllm.models.parameters import check_divisible, is_spec, param_shardings
@@ -127,8 +128,11 @@ def init_state(setup: Setup, seed: int, params: Params | None = None) -> TrainSt
     def start(params: Params) -> TrainState:
         return _start(params, setup.trained, setup.optimizer, keeps_base)
 
+    options = quick_options(setup.compute.sharding.mesh.devices.flat[0].platform)
     if params is None:
-        return jax.jit(fresh, out_shardings=shardings)(jax.random.key(seed))
+        return jax.jit(fresh, out_shardings=shardings, compiler_options=options)(
+            jax.random.key(seed)
+        )
     # What stays as it is takes no part: a second copy of a large base would not fit.
     ours, frozen = parted(params, setup.trained)
     started = jax.jit(start, out_shardings=shardings._replace(frozen={}))(ours)

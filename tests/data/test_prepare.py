@@ -268,6 +268,7 @@ def test_tokenizer_sees_the_training_split_alone(tmp_path):
     assert len(tokenizer.encode("ж")) == 2  # two bytes
 
 
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     peaks = []
     for count in (4_000, 20_000):

@@ -139,7 +139,9 @@ def test_a_run_is_scored_and_keeps_its_scores(benchmarks, tmp_path, capsys):
     assert np.mean([json.loads(line)["acc"] for line in samples]) == record["acc"]
 
 
-@pytest.mark.parametrize("kind", ["fixed", "random", "similar"])
+@pytest.mark.parametrize("kind", [
+    "similar", *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("fixed", "random")),
+])
 def test_examples_are_chosen_as_asked_and_never_the_question(llama, benchmarks, tmp_path, kind):
     rows = [json.loads(line) for line in (benchmarks / "piqa" / "valid.jsonl").read_text()
             .splitlines()]
@@ -181,6 +183,7 @@ def bm25(query, documents, k1=1.5, b=0.75):
     return scores
 
 
+@pytest.mark.thorough
 def test_a_packaged_task_is_mirrored_onto_local_files(llama, tmp_path):
     """openbookqa of lm-eval: its prompts and metrics, over a file of ours."""
     folder = tmp_path / "openbookqa"

@@ -73,6 +73,7 @@ def test_words_that_the_task_puts_around_stay():
     assert changed._within("x: a b", {"a b"}, {"a b"}, str.upper) == "X: A B"
 
 
+@pytest.mark.thorough
 def test_genders_are_exchanged_in_choices_too(tmp_path):
     task, _ = tasks(tmp_path)
     doc = next(iter(task.eval_docs))

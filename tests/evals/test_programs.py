@@ -32,7 +32,9 @@ def compiled():
     return lambda: sum(each._cache_size() for each in COMPILED)
 
 
-@pytest.mark.parametrize("shots", [-1, 3], ids=["as the tasks say", "3 examples"])
+@pytest.mark.parametrize("shots", [
+    -1, pytest.param(3, marks=pytest.mark.thorough),
+], ids=["as the tasks say", "3 examples"])
 def test_all_local_tasks_at_once_compile_at_most_twelve(llama, all_benchmarks, compiled, shots):
     """On one device, where beginnings that rows share are programs of their own."""
     pytest.importorskip("lm_eval")
@@ -69,7 +71,9 @@ def test_kinds_of_requests_share_twelve_programs(kinds):
     assert 1 < sum({kind: asked[kind] for kind in kinds}.values()) <= 12
 
 
-@pytest.mark.parametrize("most", [2, 4, 6, 10])
+@pytest.mark.parametrize("most", [
+    2, 10, *(pytest.param(most, marks=pytest.mark.thorough) for most in (4, 6)),
+])
 def test_a_call_compiles_no_more_than_it_may(tiny, build, compute, compiled, most):
     """Rows of all lengths, half of which share beginnings of all lengths."""
     model, rng = make_model(tiny["llama"], build, compute), random.Random(most)
@@ -128,7 +132,7 @@ def test_pairs_of_lengths_waste_no_more_than_two_lengths_each():
         assert cost(found) <= cost(plain_way)
 
 
-@pytest.mark.parametrize("family", ["llama", "t5"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("t5", marks=pytest.mark.thorough)])
 def test_prompts_of_all_kinds_share_batches(tiny, build, compute, compiled, family):
     """Each row is what is generated for its prompt alone, with its own limit and stop strings."""
     import dataclasses

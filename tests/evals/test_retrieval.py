@@ -62,7 +62,9 @@ def test_embeddings_equal_those_of_transformers(bert):
     assert embeddings._means._cache_size() == 2  # of 32 and of 64 tokens
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize("family", [
+    "gpt2", *(pytest.param(family, marks=pytest.mark.thorough) for family in ("llama", "t5")),
+])
 def test_other_models_give_the_mean_of_their_states_too(tiny, build, compute, family):
     """A text's embedding does not depend on those beside it, nor on what it is padded to."""
     import dataclasses

@@ -69,11 +69,13 @@ def with_head(tiny, compute, build, family="gpt2", **changes):
 
 
 @pytest.mark.parametrize(("head", "shape"), [
-    (HeadConfig("sequence_classification", labels=3), (3,)),
     (HeadConfig("sequence_classification", labels=3, pooling="mean", dense=True), (3,)),
-    (HeadConfig("reward", labels=1), ()),
     (HeadConfig("token_classification", labels=3, pooling="none"), (None, 3)),
-    (HeadConfig("embedding", pooling="first"), (32,)),
+    *(pytest.param(*case, marks=pytest.mark.thorough) for case in (
+        (HeadConfig("sequence_classification", labels=3), (3,)),
+        (HeadConfig("reward", labels=1), ()),
+        (HeadConfig("embedding", pooling="first"), (32,)),
+    )),
 ], ids=lambda value: value.kind if isinstance(value, HeadConfig) else "")
 def test_heads_do_not_see_padding(tiny, compute, build, head, shape):
     loaded = with_head(tiny, compute, build, architecture="encoder", tied=False, head=head)

@@ -65,6 +65,7 @@ def state(workdir, step):
     return Checkpoints(workdir / "checkpoints").read_meta(step)["arrays"]
 
 
+@pytest.mark.thorough
 def test_a_killed_run_goes_on_bitwise_and_on_another_number_of_processes(recipe, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     with processes(recipe, 2, whole=STEPS, killed=100_000) as run:

@@ -68,7 +68,7 @@ def test_gathered_ahead_equals_one_device(tiny, sharding_of, family, mesh):
 
 @pytest.mark.parametrize(("mesh", "remat"), [
     ({"fsdp": 8}, "kv_offload"),
-    ({"data": 8, "fsdp": 1}, "kv_input_offload"),
+    pytest.param({"data": 8, "fsdp": 1}, "kv_input_offload", marks=pytest.mark.thorough),
     *(pytest.param(mesh, remat, marks=pytest.mark.slow) for mesh in (
         {"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 4, "context": 2},
         {"stage": 2, "fsdp": 4, "microbatches": 2},

@@ -144,7 +144,9 @@ def plain_gradients(gradients):
 
 
 @pytest.mark.parametrize(("remat", "unroll"), [
-    *((name, 1) for name in REMAT if name != "none"), ("full", 2),
+    ("full", 1), ("full", 2), ("dots", 1), ("attention", 1), ("kv_offload", 1),
+    *(pytest.param(name, 1, marks=pytest.mark.thorough) for name in REMAT
+      if name not in ("none", "full", "dots", "attention", "kv_offload")),
 ])
 def test_remat_and_unroll_change_no_gradient(gradients, plain_gradients, remat, unroll):
     assert float(jnp.abs(plain_gradients["embedding"]["table"]).max()) > 0

@@ -17,10 +17,14 @@ from tests.parity.reference import FIXTURES, load
 
 CASES = cases()
 FAMILIES = sorted({name.partition(".")[0] for name in CASES})
+FIRST = [next(n for n in CASES if n.startswith(f"{family}.")) for family in FAMILIES]
 SEED = 11
 
 
-@pytest.fixture(params=CASES, scope="module")
+@pytest.fixture(scope="module", params=[
+    pytest.param(name, marks=[] if name in FIRST else pytest.mark.thorough)
+    for name in CASES
+])
 def case(request):
     """Both tests of a case in turn: they share the compiled program."""
     return request.param

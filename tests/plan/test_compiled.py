@@ -108,6 +108,7 @@ def test_another_step_is_compiled_and_the_difference_told(folder, change, words)
     assert len(said) == 1 and "is not used" in said[0] and words in said[0], said
 
 
+@pytest.mark.thorough
 def test_another_device_is_told(folder):
     _, said, _ = load(folder, recipe(), jax.devices()[1:2])
     assert "devices in another order" in said[0]

@@ -50,7 +50,9 @@ def differentiated(function, p, q):
 
 
 @pytest.mark.parametrize("mesh", [
-    {}, {"data": 8}, {"fsdp": 4, "tensor": 2}, {"fsdp": 2, "context": 2, "tensor": 2},
+    {}, {"fsdp": 2, "context": 2, "tensor": 2},
+    pytest.param({"data": 8}, marks=pytest.mark.thorough),
+    pytest.param({"fsdp": 4, "tensor": 2}, marks=pytest.mark.thorough),
 ], ids=str)
 @pytest.mark.parametrize("measure", [
     kl, symmetric_kl,

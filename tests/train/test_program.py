@@ -76,9 +76,11 @@ def test_auto_takes_the_least_recomputation_that_fits(config, made_up):
     (3.3e9, 1e9, ("full", 1, "device")),  # the host has no room for what else would fit
     (2.05e9, 1e12, ("full_input_offload", 1, "device")),
     (2.05e9, 1e9, ("attention", 4, "device")),
-    (1.4e9, 1e12, ("attention_offload", 2, "device")),
-    (0.85e9, 1e12, ("attention_offload", 8, "device")),
     (0.66e9, 1e12, ("attention_offload", 4, "host")),
+    *(pytest.param(*case, marks=pytest.mark.thorough) for case in (
+        (1.4e9, 1e12, ("attention_offload", 2, "device")),
+        (0.85e9, 1e12, ("attention_offload", 8, "device")),
+    )),
 ])
 def test_auto_goes_on_to_the_host_then_to_microbatches(config, made_up, room, host_room, came_to):
     said = []

@@ -64,7 +64,7 @@ def reference():
 def mesh_cases():
     slow = pytest.mark.slow
     yield {"data": 2, "fsdp": 2, "tensor": 2}
-    yield {"data": 2, "context": 2, "stage": 2}
+    yield pytest.param({"data": 2, "context": 2, "stage": 2}, marks=pytest.mark.thorough)
     yield from (
         pytest.param(mesh, marks=slow)
         for mesh in (
@@ -230,7 +230,9 @@ def test_a_batch_without_targets_changes_no_parameter_by_loss():
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [
+    pytest.param("adamw", marks=pytest.mark.thorough), pytest.param("muon", marks=pytest.mark.slow),
+])
 def test_an_optimizer_on_the_host_is_the_same_optimizer(name, tmp_path):
     """Three steps with its state there, a checkpoint after the second, are three on the device."""
     sharding = make_sharding(MeshConfig())

@@ -229,7 +229,9 @@ class Crash(BaseException):
     """The process is gone."""
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [
+    0, pytest.param(1, marks=pytest.mark.thorough),
+])
 def test_a_crash_at_any_file_is_made_good(corpus, tmp_path, monkeypatch, seed):
     whole = tmp_path / "whole"
     prepare(config_of(corpus), whole, quiet(), unit_bytes=6000)

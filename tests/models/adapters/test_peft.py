@@ -76,7 +76,7 @@ def our_loss(structure, params, ids, key=None):
 
 
 @pytest.mark.parametrize("kind", [
-    "lora", "dora",
+    "lora", pytest.param("dora", marks=pytest.mark.thorough),
     *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("rslora", "patterns")),
 ])
 def test_ten_steps_move_the_adapters_as_in_peft(bases, compute, tmp_path, kind):
@@ -197,7 +197,10 @@ def draw(config, compute):
 
 EXPORTS = [
     ("llama", {"r": 4, "target_modules": ("all-linear",), "use_rslora": True}),
-    ("llama", {"r": 3, "init_lora_weights": "pissa", "rank_pattern": ("v_proj=2",)}),
+    pytest.param(
+        "llama", {"r": 3, "init_lora_weights": "pissa", "rank_pattern": ("v_proj=2",)},
+        marks=pytest.mark.thorough,
+    ),
     ("gpt2", {"r": 4, "use_dora": True, "target_modules": ("c_attn",)}),
 ]
 MORE_EXPORTS = [
@@ -279,6 +282,7 @@ def test_folders_that_mean_something_else_are_refused(bases, compute, tmp_path, 
         find_model(f"{folder.name}+{tmp_path}").load(compute, pytest.fail)
 
 
+@pytest.mark.thorough
 def test_another_base_and_a_lone_adapter_are_refused(bases, model_of, compute, tmp_path):
     _, folder = bases("llama")
     config = model_of("llama", r=4)

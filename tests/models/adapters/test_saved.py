@@ -64,7 +64,7 @@ def run_on(write_run, compute, tmp_path):
 
 
 @pytest.mark.parametrize(("quantization", "lora"), [
-    ("nf4", {"r": 4, "use_dora": True}),
+    pytest.param("nf4", {"r": 4, "use_dora": True}, marks=pytest.mark.thorough),
     ("none", {"r": 4, "modules_to_save": ("lm_head",), "init_lora_weights": "pissa"}),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
         ("none", {"r": 4}),
@@ -95,6 +95,7 @@ def test_a_run_holds_what_it_trained_and_merges_into_the_same(
         np.testing.assert_allclose(hidden(named), hidden(model), atol=2e-4)
 
 
+@pytest.mark.thorough
 def test_adapters_add_up_by_weight(bases, model_of, run_on, compute):
     base, folder = bases("llama")
     one, _ = run_on(base, model_of("llama", r=4, use_dora=True), "one", 1)

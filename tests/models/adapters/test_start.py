@@ -81,8 +81,11 @@ def moved(params, scale=0.05):
 
 @pytest.mark.parametrize("lora", [
     {"r": 4}, {"r": 4, "init_lora_weights": "gaussian", **EVERYWHERE},
-    {"use_dora": True, **EVERYWHERE}, {"init_lora_weights": "pissa", **EVERYWHERE},
-    {"init_lora_weights": "pissa", "use_dora": True, **EVERYWHERE},
+    {"init_lora_weights": "pissa", **EVERYWHERE},
+    pytest.param({"use_dora": True, **EVERYWHERE}, marks=pytest.mark.thorough),
+    pytest.param(
+        {"init_lora_weights": "pissa", "use_dora": True, **EVERYWHERE}, marks=pytest.mark.thorough
+    ),
 ], ids=str)
 def test_new_adapters_change_nothing(bases, model_of, compute, lora):
     base, _ = bases("llama")
@@ -109,7 +112,7 @@ def test_initialisations(bases, model_of, compute):
 
 
 @pytest.mark.parametrize(("quantization", "extra"), [
-    ("nf4", {}), ("int8", {"use_dora": True}),
+    ("nf4", {}), pytest.param("int8", {"use_dora": True}, marks=pytest.mark.thorough),
     *(pytest.param(quantization, extra, marks=pytest.mark.slow) for quantization, extra in (
         ("nf4", {"use_dora": True}), ("nf4", {"init_lora_weights": "pissa"}), ("int8", {}),
         ("int8", {"init_lora_weights": "pissa"}),
@@ -148,7 +151,7 @@ def test_the_quantised_step_is_that_of_the_dequantised_weights(
 
 
 MESHES = [
-    ({"fsdp": 4, "tensor": 2}, "nf4"),
+    pytest.param({"fsdp": 4, "tensor": 2}, "nf4", marks=pytest.mark.thorough),
     *(pytest.param(mesh, quantization, marks=pytest.mark.slow) for mesh, quantization in (
         ({"stage": 2, "fsdp": 2, "data": 2}, "nf4"), ({"fsdp": 8}, "none"), ({"fsdp": 8}, "nf4"),
         ({"fsdp": 2, "tensor": 2, "data": 2}, "int8"), ({"stage": 2, "fsdp": 4}, "none"),
@@ -273,7 +276,9 @@ def test_memory_of_llama_31_8b():
     assert bytes_of(setups["nf4"].shapes.whole()) < 6e9
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("quantization", [
+    "nf4", pytest.param("int8", marks=pytest.mark.thorough),
+])
 def test_the_compiled_step_holds_no_unpacked_copy_of_the_base(model_of, quantization):
     """The compiler's own figures: what it is given is the packed base, what it adds is less than
     the matrices of one layer more for each layer."""

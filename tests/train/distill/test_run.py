@@ -70,6 +70,7 @@ def test_a_teacher_and_all_that_was_kept_of_it_train_alike(recipe, teacher, tmp_
         run(changed(from_cache, train__steps=STEPS + 1), tmp_path / "c")
 
 
+@pytest.mark.thorough
 def test_a_teacher_that_changed_is_refused(recipe, teacher, tmp_path):
     """By what is in it: a teacher that was trained on is another, and its old step still goes."""
     folder = tmp_path / "teacher"

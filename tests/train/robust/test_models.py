@@ -94,7 +94,8 @@ def test_eight_devices_equal_one(llama, sharding_of, name, mesh):
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param("neftune", marks=SLOW), "freelb", pytest.param("smart", marks=SLOW), "rdrop",
+    pytest.param("neftune", marks=SLOW), "freelb", pytest.param("smart", marks=SLOW),
+    pytest.param("rdrop", marks=pytest.mark.thorough),
 ])
 def test_microbatches_and_the_same_seed(llama, name):
     """Each microbatch has noise of its own, the same in another run."""
@@ -110,6 +111,7 @@ def test_microbatches_and_the_same_seed(llama, name):
     assert (first[0] != whole[0]).any()
 
 
+@pytest.mark.thorough
 def test_freelb_in_microbatches_is_freelb_of_the_batch(llama):
     """Without a random start nothing depends on how the batch is cut."""
     method = RobustConfig("freelb", freelb=FreelbConfig(adv_steps=3, adv_init_mag=0.0))
@@ -126,7 +128,8 @@ def test_the_bregman_term_reads_the_anchor(llama):
 
 
 @pytest.mark.parametrize(("name", "kind"), [
-    ("freelb", "t5"), ("smart", "sequence_classification"), ("neftune", "token_classification"),
+    ("freelb", "t5"), ("neftune", "token_classification"),
+    pytest.param("smart", "sequence_classification", marks=pytest.mark.thorough),
     *(pytest.param(name, kind, marks=SLOW) for name, kind in (
         ("smart", "t5"), ("neftune", "t5"), ("freelb", "sequence_classification"),
         ("freelb", "token_classification"), ("smart", "token_classification"),
@@ -155,7 +158,8 @@ def test_other_heads_and_both_sides_of_an_encoder_decoder(tiny, name, kind):
 
 
 @pytest.mark.parametrize(("name", "quantization"), [
-    ("freelb", "nf4"), pytest.param("smart", "none", marks=SLOW),
+    pytest.param("freelb", "nf4", marks=pytest.mark.thorough),
+    pytest.param("smart", "none", marks=SLOW),
 ])
 def test_adapters_on_a_frozen_base(llama, name, quantization):
     """Only what trains has a gradient; a base in 4 bits is none to be differentiated."""
@@ -169,7 +173,9 @@ def test_adapters_on_a_frozen_base(llama, name, quantization):
     assert state.frozen and len(jax.tree.leaves(state.params)) < len(jax.tree.leaves(state.frozen))
 
 
-@pytest.mark.parametrize("family", ["llama", "bert", "gemma3"])
+@pytest.mark.parametrize("family", [
+    "llama", "bert", pytest.param("gemma3", marks=pytest.mark.thorough),
+])
 def test_noise_is_added_to_what_the_table_gives(tiny, build, compute, family):
     """The same as a table whose row of a token has moved, where the token occurs once."""
     config = tiny[family]
