@@ -286,6 +286,7 @@ def typed(*arguments):
         return main()
 
 
+@pytest.mark.thorough
 def test_training_starts_from_a_folder_and_its_run_and_eval_measures_both(
     original, run, tmp_path, capsys
 ):

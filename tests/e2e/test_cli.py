@@ -36,8 +36,6 @@ def story(tmp_path_factory):
         f"--data={RUNS}/data/shakespeare,{RUNS}/data/fomc --batches=2",
         f"report {RUNS}/base_debug {RUNS}/domain_debug {RUNS}/assistant_debug",
         "prepare --config=configs/data/shakespeare_char.py --workdir=data/shakespeare_char",
-        "train --config=configs/shakespeare_char.py:debug --workdir=runs/char "
-        "--config.data.global_batch_size=8",
     ]
     codes = {command: main(command.split()) for command in commands}
     yield folder, codes
@@ -54,6 +52,15 @@ def test_the_whole_story_succeeds(story):
     assert "base_debug" in page and "assistant_debug" in page and "Learned and forgotten" in page
     domain = json.loads((folder / RUNS / "domain_debug/config.json").read_text())
     assert domain["config"]["model"]["width"] == 64  # followed from init_from
+
+
+@pytest.mark.thorough
+def test_the_character_recipe_trains(story):
+    folder, _ = story
+    command = "train --config=configs/shakespeare_char.py:debug --workdir=runs/char"
+    assert main([*command.split(), "--config.data.global_batch_size=8"]) == 0
+    losses = [r["loss"] for r in read_metrics(folder / "runs/char/metrics.jsonl") if "loss" in r]
+    assert losses[-1] < losses[0]
 
 
 def test_generate_streams_a_prompt_and_batches_several(story, capsys):

@@ -113,6 +113,7 @@ def test_differences_are_of_the_same_examples():
     assert bootstrap.difference(score(a), other) is None
 
 
+@pytest.mark.thorough
 def test_one_table_of_what_was_asked_and_the_differences(llama, benchmarks, tmp_path, capsys):
     text = tmp_path / "text"
     text.mkdir()

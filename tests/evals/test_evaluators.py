@@ -108,6 +108,7 @@ def test_entities_are_those_of_every_word(tiny, build, tokenizer, texts, tmp_pat
     assert record["entity_recall"] == pytest.approx(expected["entity_recall"].value)
 
 
+@pytest.mark.thorough
 def test_generation_is_what_the_model_writes(tiny, build, tokenizer, texts, tmp_path):
     pytest.importorskip("sacrebleu")
     pytest.importorskip("rouge_score")

@@ -56,8 +56,10 @@ def answers(lm, benchmarks, tasks=TASKS, **settings):
     return found["samples"], found["results"]
 
 
-@pytest.mark.parametrize("settings", [{}, {"shots": 2}, {"shots": 2, "chat": True}],
-                         ids=["no examples", "2 examples", "as a conversation"])
+@pytest.mark.parametrize("settings", [
+    {"shots": 2},
+    *(pytest.param(more, marks=pytest.mark.thorough) for more in ({}, {"shots": 2, "chat": True})),
+], ids=["2 examples", "no examples", "as a conversation"])
 def test_equals_the_hf_backend(ours, theirs, benchmarks, settings):
     mine, my_results = answers(ours, benchmarks, **settings)
     others, their_results = answers(theirs, benchmarks, **settings)
@@ -201,6 +203,7 @@ def test_a_packaged_task_is_mirrored_onto_local_files(llama, tmp_path):
         ["openbookqa", "acc", 5], ["openbookqa", "acc_norm", 5], ["openbookqa", "ece", 5]]
 
 
+@pytest.mark.thorough
 def test_what_needs_the_network_is_said_at_once():
     with pytest.raises(UserError, match=r"piqa reads 'baber/piqa' .*network.*DIR/piqa/.*--down"):
         find_tasks(["piqa"])

@@ -53,6 +53,7 @@ def tasks(folder, change=None):
     return task["openbookqa"], questions
 
 
+@pytest.mark.thorough
 def test_noise_is_in_the_question_alone_and_always_the_same(tmp_path):
     task, rows = tasks(tmp_path)
     docs = list(task.eval_docs)
@@ -158,6 +159,7 @@ def test_one_row_for_each_model(base, benchmarks, tmp_path, capsys):
     assert f"{record['accuracy']:.4f} [{record['accuracy_low']:.4f}" in shown
 
 
+@pytest.mark.thorough
 def test_the_dimensions_of_clean_and_dirty_questions(llama, benchmarks, tmp_path):
     from jaxllm.core.display import make_display
     from jaxllm.evals.harness.session import Settings

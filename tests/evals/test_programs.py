@@ -72,7 +72,7 @@ def test_kinds_of_requests_share_twelve_programs(kinds):
 
 
 @pytest.mark.parametrize("most", [
-    2, 10, *(pytest.param(most, marks=pytest.mark.thorough) for most in (4, 6)),
+    2, *(pytest.param(most, marks=pytest.mark.thorough) for most in (4, 6, 10)),
 ])
 def test_a_call_compiles_no_more_than_it_may(tiny, build, compute, compiled, most):
     """Rows of all lengths, half of which share beginnings of all lengths."""
@@ -132,7 +132,8 @@ def test_pairs_of_lengths_waste_no_more_than_two_lengths_each():
         assert cost(found) <= cost(plain_way)
 
 
-@pytest.mark.parametrize("family", ["llama", pytest.param("t5", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("family", ["llama", "t5"])
 def test_prompts_of_all_kinds_share_batches(tiny, build, compute, compiled, family):
     """Each row is what is generated for its prompt alone, with its own limit and stop strings."""
     import dataclasses

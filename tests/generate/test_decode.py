@@ -131,6 +131,7 @@ def encoder_decoder(compute, build, tokenizer):
     return Model(config, compute, structure, params, 0)
 
 
+@pytest.mark.thorough
 def test_an_encoder_decoder_answers_its_prompt(encoder_decoder, tokenizer):
     model, prompts = encoder_decoder, ["to be or", "a"]
     completions = generate(model, tokenizer, prompts, max_new_tokens=12, sampling=GREEDY)

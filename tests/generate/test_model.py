@@ -108,6 +108,7 @@ def test_pairs_have_types(tiny, compute, build):
         loaded.classify(["a", "b"], pairs=["c"])
 
 
+@pytest.mark.thorough
 def test_a_classifier_of_two_towers_reads_the_text_in_both(compute, build):
     head = HeadConfig("sequence_classification", labels=4, dense=True)
     loaded = with_head({"bart": preset("bart_debug")}, compute, build, "bart", head=head)
@@ -120,6 +121,7 @@ def test_a_classifier_of_two_towers_reads_the_text_in_both(compute, build):
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_masks_are_filled_as_the_plain_forward_pass_says(tiny, compute, build):
     loaded = with_head(tiny, compute, build, "bert")
     t, texts = loaded.tokenizer, ["a<mask>c<mask>", "<mask>", "a longer text <mask>"]

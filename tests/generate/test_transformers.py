@@ -43,8 +43,8 @@ class Numbers(Tokenizer):
 def folders():
     """One of each kind of tower and of positions by default; the others take long."""
     for folder in FOLDERS:
-        slow = folder.name not in ("gpt2", "t5")
-        yield pytest.param(folder, id=folder.name, marks=[pytest.mark.slow] if slow else [])
+        marks = {"gpt2": [], "t5": [pytest.mark.thorough]}.get(folder.name, [pytest.mark.slow])
+        yield pytest.param(folder, id=folder.name, marks=marks)
 
 
 @pytest.fixture(scope="module", params=list(folders()))

@@ -32,6 +32,7 @@ def test_a_spot_slice_that_is_preempted_is_asked_for_again_and_the_same_command_
     assert "r is SUSPENDED" in shown and "ended with exit code 0" in shown
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_interrupted_starts_again_on_the_same_slice(cloud):
     cloud.plan(
         queued__resources_describe=[[1, "NOT_FOUND"], "ACTIVE"], jaxllm=[3, 134, 0, 0],

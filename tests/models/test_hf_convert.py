@@ -42,10 +42,9 @@ def configs():
             labels = 3 if head.kind.endswith("classification") else 0
             head = dataclasses.replace(head, labels=labels)
             made = dataclasses.replace(config, vocab_size=ROWS, head=head)
-            quick = len(kinds) == 1 and name in ("llama_debug", "t5_debug")
-            yield pytest.param(
-                made.completed(), id=f"{name}-{theirs}", marks=[] if quick else [pytest.mark.slow]
-            )
+            quick = {"llama_debug": [], "t5_debug": [pytest.mark.thorough]}
+            marks = [pytest.mark.slow] if len(kinds) > 1 else quick.get(name, [pytest.mark.slow])
+            yield pytest.param(made.completed(), id=f"{name}-{theirs}", marks=marks)
 
 
 def write_run(root, config, build, compute, seed=0, tokenizer=True, drawn=True):

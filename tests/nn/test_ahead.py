@@ -55,7 +55,7 @@ def close(found, expected):
 
 @pytest.mark.parametrize(("family", "mesh"), [
     pytest.param("llama", {"fsdp": 8}, marks=pytest.mark.slow),
-    ("llama", {"data": 2, "fsdp": 2, "tensor": 2}),
+    pytest.param("llama", {"data": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.thorough),
     # a pattern of two layers, and one layer apart
     pytest.param("gemma3", {"fsdp": 4, "context": 2}, marks=pytest.mark.slow),
     # biases and an encoder's output are shared by the layers and have gradients

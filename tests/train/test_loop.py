@@ -316,6 +316,7 @@ def test_bfloat16_parameters_load_and_are_not_mistaken_for_damage(module_recipe,
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [1]
 
 
+@pytest.mark.thorough
 def test_stopped_at_an_evaluation_it_is_made_up_for(finished, module_recipe, tmp_path):
     stop_after(module_recipe.copy_and_resolve_references(), tmp_path / "run", 4)
     assert not [r for r in facts(tmp_path / "run") if r["split"] == "validation"]

@@ -136,6 +136,7 @@ def trained_for(steps, l2=0.0):
     return jax.device_get(state), kept
 
 
+@pytest.mark.thorough
 def test_l2_to_base_is_the_gradient_of_the_penalty():
     """θ' = θ - η(g + λ(θ - θ₀)): the first step is plain, the second is pulled back."""
     (plain, base), (pulled, _) = trained_for(2), trained_for(2, 0.5)

@@ -229,9 +229,8 @@ class Crash(BaseException):
     """The process is gone."""
 
 
-@pytest.mark.parametrize("seed", [
-    0, pytest.param(1, marks=pytest.mark.thorough),
-])
+@pytest.mark.thorough
+@pytest.mark.parametrize("seed", range(2))
 def test_a_crash_at_any_file_is_made_good(corpus, tmp_path, monkeypatch, seed):
     whole = tmp_path / "whole"
     prepare(config_of(corpus), whole, quiet(), unit_bytes=6000)

@@ -82,7 +82,7 @@ def test_the_split_is_of_what_rows_say(folders, tmp_path, write):
     assert len(few.sources["a"].validation) == 1 and len(few.sources["a"].train) == 4
 
 
-@pytest.mark.parametrize("hosts", [1, 2])
+@pytest.mark.parametrize("hosts", [pytest.param(1, marks=pytest.mark.thorough), 2])
 def test_resumed_and_split_among_hosts_the_batches_are_the_same(folders, write, hosts):
     mixture = {"a": write(PAIRS), "b": SourceConfig(write(LABELLED, "b.jsonl"), 0.5)}
     whole = [make(folders, mixture).batch_rows(step, range(4)) for step in range(60)]

@@ -201,7 +201,10 @@ EXPORTS = [
         "llama", {"r": 3, "init_lora_weights": "pissa", "rank_pattern": ("v_proj=2",)},
         marks=pytest.mark.thorough,
     ),
-    ("gpt2", {"r": 4, "use_dora": True, "target_modules": ("c_attn",)}),
+    pytest.param(
+        "gpt2", {"r": 4, "use_dora": True, "target_modules": ("c_attn",)},
+        marks=pytest.mark.thorough,
+    ),
 ]
 MORE_EXPORTS = [
     ("llama", {"r": 4, "use_dora": True, "target_modules": ("attention.output", "down_proj")}),

@@ -69,7 +69,7 @@ def test_an_encoder_decoder_of_peft_is_read(bases, compute, tmp_path, family, do
 
 
 @pytest.mark.parametrize("family, lora", [
-    ("t5", {"r": 4, "target_modules": ("all-linear",)}),
+    pytest.param("t5", {"r": 4, "target_modules": ("all-linear",)}, marks=pytest.mark.thorough),
     pytest.param("bart", {"r": 4}, marks=pytest.mark.thorough),
     pytest.param("t5", {"r": 4, "use_dora": True}, marks=pytest.mark.slow),
     pytest.param("bart", {"r": 4, "bias": "all", "target_modules": ("all-linear",)},
@@ -92,8 +92,9 @@ def test_an_encoder_decoder_becomes_a_folder_that_peft_loads(
     assert np.abs(ours - outputs(folder.name, compute)).max() > 1e-2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("base_has_head", [
-    False, pytest.param(True, marks=pytest.mark.thorough),
+    False, True,
 ])
 def test_a_head_of_classes_goes_along(
     bases, model_of, write_run, build, compute, tmp_path, base_has_head

@@ -111,6 +111,7 @@ def test_adapters_add_up_by_weight(bases, model_of, run_on, compute):
     assert len({*found, folder.fingerprint}) == 5
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_with_its_own_adapter_and_merges_another(
     bases, model_of, run_on, compute
 ):

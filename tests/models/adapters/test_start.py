@@ -183,6 +183,7 @@ def test_sharded_equals_unsharded(bases, model_of, compute, sharding_of, mesh, q
         np.testing.assert_allclose(gradient / scale, wanted[name] / scale, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.thorough
 def test_started_in_shards_is_what_it_is_on_one_device(bases, model_of, compute, sharding_of):
     base, _ = bases("llama")
     config = model_of("llama", quantization="nf4", use_dora=True, **EVERYWHERE)
@@ -197,6 +198,7 @@ def test_started_in_shards_is_what_it_is_on_one_device(bases, model_of, compute,
             np.testing.assert_allclose(value, many[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.thorough
 def test_dropout_is_the_adapters_alone_and_a_function_of_the_key(bases, model_of, compute):
     base, _ = bases("llama")
     config = model_of("llama", lora_dropout=0.5, **EVERYWHERE)
@@ -276,9 +278,8 @@ def test_memory_of_llama_31_8b():
     assert bytes_of(setups["nf4"].shapes.whole()) < 6e9
 
 
-@pytest.mark.parametrize("quantization", [
-    "nf4", pytest.param("int8", marks=pytest.mark.thorough),
-])
+@pytest.mark.thorough
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_the_compiled_step_holds_no_unpacked_copy_of_the_base(model_of, quantization):
     """The compiler's own figures: what it is given is the packed base, what it adds is less than
     the matrices of one layer more for each layer."""

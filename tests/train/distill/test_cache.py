@@ -51,6 +51,7 @@ def test_a_record_has_the_places_with_a_weight():
         decode(record, np.ones(4, np.float32), 3)
 
 
+@pytest.mark.thorough
 def test_kept_tokens_are_those_of_the_examples(recipe, written):
     """Any rows of any step: sorted log-probabilities of at most 1 together."""
     folder, info = written
@@ -72,6 +73,7 @@ def test_kept_tokens_are_those_of_the_examples(recipe, written):
     np.testing.assert_array_equal(next(stream).teacher_ids[rows], one.teacher_ids)
 
 
+@pytest.mark.thorough
 def test_the_job_goes_on_where_it_stopped(recipe, written, monkeypatch):
     folder, info = written
     (folder / shard_name(1)).unlink()
@@ -85,6 +87,7 @@ def test_the_job_goes_on_where_it_stopped(recipe, written, monkeypatch):
     assert steps == [2, 3] and again.shards == info.shards
 
 
+@pytest.mark.thorough
 def test_another_job_or_run_is_refused(recipe, written):
     folder, _ = written
     changed = recipe.copy_and_resolve_references()
@@ -108,6 +111,7 @@ def test_another_job_or_run_is_refused(recipe, written):
         TeacherCache(folder / "other")
 
 
+@pytest.mark.thorough
 def test_a_damaged_record_is_named(recipe, written, tmp_path):
     folder, info = written
     for file in folder.iterdir():

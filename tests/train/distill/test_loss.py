@@ -143,6 +143,7 @@ def test_a_step_against_torch_and_the_kept_tokens_against_the_teacher(tiny, shar
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.thorough
 def test_weights_0_and_1(tiny):
     setup, _, teacher = parts(dataclasses.replace(tiny["llama"], layers=1), single_device())
     passes = plain_passes(setup, LossOptions())

@@ -93,6 +93,7 @@ def test_a_teacher_that_changed_is_refused(recipe, teacher, tmp_path):
     assert len(run(longer, tmp_path / "student")) == STEPS + 1
 
 
+@pytest.mark.thorough
 def test_a_robust_loss(recipe, teacher, tmp_path):
     _, plain = teacher
     found = run(changed(recipe, tune__robust__name="neftune"), tmp_path / "a")
@@ -106,6 +107,7 @@ def test_a_teacher_that_is_not_there(recipe, tmp_path):
         run(changed(recipe, tune__distillation__teacher=str(tmp_path / "no")), tmp_path / "a")
 
 
+@pytest.mark.thorough
 def test_a_teacher_answers_prompts(teacher, tmp_path, capsys):
     folder, _ = teacher
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "Line 1"}\n{"prompt": "Line 22"}\n')

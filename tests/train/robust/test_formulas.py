@@ -215,6 +215,7 @@ def test_smart_of_the_papers_size_still_finds_a_direction(case):
     assert float(sums.loss) > float(plain.loss)
 
 
+@pytest.mark.thorough
 def test_rdrop(case):
     params, batch = case
     passes = toy(rate=0.3)

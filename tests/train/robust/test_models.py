@@ -79,6 +79,7 @@ def llama(tiny):
     return dataclasses.replace(tiny["llama"], layers=1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mesh", [
     {"fsdp": 2, "context": 2, "tensor": 2},
     pytest.param({"data": 2, "fsdp": 2, "tensor": 2}, marks=SLOW),
@@ -94,8 +95,8 @@ def test_eight_devices_equal_one(llama, sharding_of, name, mesh):
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param("neftune", marks=SLOW), "freelb", pytest.param("smart", marks=SLOW),
-    pytest.param("rdrop", marks=pytest.mark.thorough),
+    *(pytest.param(name, marks=SLOW) for name in ("neftune", "smart")),
+    *(pytest.param(name, marks=pytest.mark.thorough) for name in ("freelb", "rdrop")),
 ])
 def test_microbatches_and_the_same_seed(llama, name):
     """Each microbatch has noise of its own, the same in another run."""
@@ -120,6 +121,7 @@ def test_freelb_in_microbatches_is_freelb_of_the_batch(llama):
     np.testing.assert_allclose(two, one, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_the_bregman_term_reads_the_anchor(llama):
     smart = RobustConfig("smart", smart=SmartConfig(weight=0.0, bregman=1.0))
     near, _ = losses(llama, single_device(), smart, steps=1, anchor=True)
@@ -127,8 +129,10 @@ def test_the_bregman_term_reads_the_anchor(llama):
     assert smart.needs_anchor() and near[0, 0] > plain[0, 0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "kind"), [
-    ("freelb", "t5"), ("neftune", "token_classification"),
+    ("freelb", "t5"),
+    pytest.param("neftune", "token_classification", marks=pytest.mark.thorough),
     pytest.param("smart", "sequence_classification", marks=pytest.mark.thorough),
     *(pytest.param(name, kind, marks=SLOW) for name, kind in (
         ("smart", "t5"), ("neftune", "t5"), ("freelb", "sequence_classification"),

@@ -317,7 +317,9 @@ def windows(count: int) -> list[str]:
     return [" ".join(words[5 * i : 5 * i + 100]) for i in range(count)]
 
 
-@pytest.mark.parametrize("keep", ["first", "last", "longest"])
+@pytest.mark.parametrize("keep", [
+    "first", *(pytest.param(keep, marks=pytest.mark.thorough) for keep in ("last", "longest")),
+])
 def test_a_long_chain_is_thinned_out_to_documents_that_are_not_alike(tmp_path, keep, monkeypatch):
     monkeypatch.setattr(near, "RULED_ROUNDS", 10)
     texts = windows(600)
