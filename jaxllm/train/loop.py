@@ -89,6 +89,8 @@ def train(
             run.close()
         run.directory.remove_empty()  # of a run that was refused nothing stays
         raise
+    finally:
+        gc.unfreeze()
     run.close()
     return records
 
