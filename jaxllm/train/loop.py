@@ -80,6 +80,7 @@ def train(
       Interrupted: SIGTERM or SIGINT; the state was saved.
     """
     run = Run(config, difference, workdir, display, evaluators, compiled)
+    frozen = gc.get_freeze_count()  # by whoever calls this
     try:
         # before closing, which waits for the other hosts
         with watch.together(), naming_memory("The run", MEMORY):
@@ -90,7 +91,8 @@ def train(
         run.directory.remove_empty()  # of a run that was refused nothing stays
         raise
     finally:
-        gc.unfreeze()
+        if not frozen:
+            gc.unfreeze()
     run.close()
     return records
 
@@ -224,6 +226,7 @@ class Run:
 
     def _loop(self, state, start, step_fn, batches, recorder, interrupt) -> None:
         config, steps = self.config, self.config.train.steps
+        gc.collect()
         gc.freeze()  # what is there stays: no host looks through it while the others wait
         recorder.restart_window(start)
         for step in range(start + 1, steps + 1):

@@ -106,13 +106,15 @@ class Recorder:
 
     def _read(self, step: int, metrics: dict[str, jax.Array]) -> None:
         with self._clock.phase("step"):
+            # of an unlogged step only these: every read takes time from a small step
             finite, tokens = metrics["finite"].item(), metrics["tokens"].item()
         if not finite:
             raise NonFinite(step)
         self._tokens += round(tokens)
         logs = step % self._log_every == 0 or step == self._steps
         if logs:
-            values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+            with self._clock.phase("step"):
+                values = {name: value.item() for name, value in jax.device_get(metrics).items()}
             record = self._record(step, values)
             self._writer.write(record)
             self.write_times(step)

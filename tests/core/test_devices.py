@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
 from jaxllm.core import devices
@@ -78,3 +79,13 @@ def test_the_cache_folder_is_the_one_asked_for(tmp_path):
 def test_an_empty_cache_folder_turns_it_off(tmp_path):
     fresh_process(tmp_path, JAX_PLATFORMS="cpu", JAXLLM_CACHE="")
     assert not (tmp_path / ".cache").exists()
+
+
+def test_quick_options_change_no_bit(monkeypatch):
+    key = jax.random.key(3)  # first: the backend reads the flags when it starts
+    monkeypatch.delenv("XLA_FLAGS")
+    assert devices.quick_options("tpu") == {}
+    options = devices.quick_options("cpu")
+    lowered = jax.jit(lambda key: 0.02 * jax.random.normal(key, (64, 33))).lower(key)
+    whole = lowered.compile(compiler_options={name: "3" for name in options})
+    np.testing.assert_array_equal(lowered.compile(compiler_options=options)(key), whole(key))
