@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import json
 import platform
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from jaxllm.core.checkpoint import Checkpoints
 from jaxllm.core.config import to_dict
 from jaxllm.core.display import Display
 from jaxllm.core.errors import Interrupted, UserError, naming_memory
+from jaxllm.core.garbage import settled
 from jaxllm.core.lock import Lock
 from jaxllm.core.mesh import check_batch, check_length, make_sharding
 from jaxllm.core.paths import atomic_write_text
@@ -80,7 +80,6 @@ def train(
       Interrupted: SIGTERM or SIGINT; the state was saved.
     """
     run = Run(config, difference, workdir, display, evaluators, compiled)
-    frozen = gc.get_freeze_count()  # by whoever calls this
     try:
         # before closing, which waits for the other hosts
         with watch.together(), naming_memory("The run", MEMORY):
@@ -90,9 +89,6 @@ def train(
             run.close()
         run.directory.remove_empty()  # of a run that was refused nothing stays
         raise
-    finally:
-        if not frozen:
-            gc.unfreeze()
     run.close()
     return records
 
@@ -206,7 +202,8 @@ class Run:
             self._evaluate(state, start)
         try:
             if not self._stopped(start):
-                self._loop(state, start, step_fn, batches, recorder, interrupt)
+                with settled():
+                    self._loop(state, start, step_fn, batches, recorder, interrupt)
         except NonFinite as stop:
             self._report_nonfinite(stop.step)
         with self.clock.phase("checkpoint"), self.display.phase("checkpoint"):
@@ -226,8 +223,6 @@ class Run:
 
     def _loop(self, state, start, step_fn, batches, recorder, interrupt) -> None:
         config, steps = self.config, self.config.train.steps
-        gc.collect()
-        gc.freeze()  # what is there stays: no host looks through it while the others wait
         recorder.restart_window(start)
         for step in range(start + 1, steps + 1):
             with self.clock.phase("data"):
