@@ -20,21 +20,15 @@ from jaxllm.core.display import Display
 from jaxllm.core.errors import Interrupted, UserError, naming_memory
 from jaxllm.core.garbage import settled
 from jaxllm.core.lock import Lock
-from jaxllm.core.mesh import check_batch, check_length, make_sharding
 from jaxllm.core.paths import atomic_write_text
 from jaxllm.core.rundir import MetricsWriter, Record, RunDirectory, read_metrics
-from jaxllm.data import tokenizers
-from jaxllm.data.batch import Batch
-from jaxllm.data.loader import TrainingData
 from jaxllm.models.flops import train_flops_per_row
 from jaxllm.models.parameters import param_count
 from jaxllm.nn.module import Params
 from jaxllm.train.compiled import load_or_compile, read
 from jaxllm.train.config import Config
-from jaxllm.train.distill.cache import teacher_cache
 from jaxllm.train.distill.loss import load_teacher
 from jaxllm.train.evaluation import Evaluation, MakeEvaluators
-from jaxllm.train.feed import batch_shapes, local_rows, place
 from jaxllm.train.interrupt import Interrupt
 from jaxllm.train.minimised import step_loss
 from jaxllm.train.nonfinite import explain, keep_batch
@@ -44,20 +38,10 @@ from jaxllm.train.origin import (
     check_fits,
     initial_params,
     teacher_of,
-    tokenizer_folder,
     warn_unexportable,
-    with_labels,
-    with_steps,
-    with_vocabulary,
 )
-from jaxllm.train.program import (
-    abstract_state,
-    compile_step,
-    loss_options,
-    room_of,
-    setup_of,
-    with_remat,
-)
+from jaxllm.train.parts import gather
+from jaxllm.train.program import abstract_state, compile_step
 from jaxllm.train.recorder import Clock, NonFinite, Recorder
 from jaxllm.train.state import TrainState, init_state
 from jaxllm.train.step import step_key
@@ -98,8 +82,6 @@ MEMORY = (
     "train.remat='full', or use more devices."
 )
 BARRIER_SECONDS = 600.0  # hosts read their data's manifests from buckets at different speeds
-# whose lengths `TrainingData.lengths` has
-ROWS = ("the length of the targets", "the length of the encoder's rows")
 
 
 class Run:
@@ -109,38 +91,15 @@ class Run:
         self, config: Config, difference: dict[str, Any], workdir: str, display: Display,
         evaluators: MakeEvaluators, compiled: str,
     ):
-        self.config, self.difference, self.display = config, difference, display
+        self.difference, self.display = difference, display
         self.stored = read(compiled) if compiled else None
         self.clock = Clock()
-        self.sharding = make_sharding(config.mesh)
-        self.batch_size = config.data.global_batch_size
-        check_batch(
-            self.sharding, self.batch_size, "--config.data.global_batch_size",
-            config.train.grad_accumulation,
-        )
-        self.rows = local_rows(self.sharding, self.batch_size)
-        start_id = config.model.decoder_start_id
-        self.data = TrainingData(config.data, config.seed, start_id, tokenizer_folder(config))
-        for remark in self.data.remarks:
-            display.message(remark)
-        config = with_steps(config, self.data)
-        self.teacher = teacher_cache(config, self.data)
-        check_length(self.sharding, self.data.lengths)
-        self.tokenizer = _tokenizer(config, self.data)
-        for length, name in zip(self.data.lengths, ROWS, strict=True):
-            config.model.check_length(length, name)
-        model = with_labels(config.model, self.data.labels)
-        config = dataclasses.replace(config, model=model)
-        model = with_vocabulary(config, self.tokenizer)
-        config = self.config = with_remat(
-            config, model, self.sharding, self.data.lengths, self.data.targets_per_row,
-            room_of(jax.local_devices()[0]), display.message,
-        )
-        self.setup = setup_of(config, model, self.sharding)
+        self.parts = parts = gather(config, display)
+        config = self.config = parts.config
+        self.setup, self.data = parts.setup, parts.data
         self.base, self.teacher_hash = base_of(self.setup, config), teacher_of(config)
-        self.options = loss_options(config, self.setup.model, self.data.targets_per_row)
         self.evaluation = Evaluation(
-            config, self.setup, self.options, self.data, evaluators, display
+            config, self.setup, parts.options, self.data, evaluators, display
         )
         # Written last: a mistake above leaves no folder behind.
         self.directory = RunDirectory(workdir)
@@ -194,9 +153,7 @@ class Run:
                 self.setup.model, self.setup.specs, *self.data.lengths, self.data.targets_per_row
             ),
         )
-        batches = self.data.iterate(start, self.rows)
-        if self.teacher:
-            batches = self.teacher.attached(batches, start, self.batch_size, self.rows)
+        batches = self.parts.host_batches(start)
         step_fn = self._compile(state)
         if self.evaluation.owed(start):
             self._evaluate(state, start)
@@ -226,7 +183,7 @@ class Run:
         recorder.restart_window(start)
         for step in range(start + 1, steps + 1):
             with self.clock.phase("data"):
-                batch = place(next(batches), self.sharding, self.rows, self.batch_size)
+                batch = self.parts.place(next(batches))
             with self.clock.phase("step"):
                 state, metrics = step_fn(state, batch)
             self.state = state  # for the report of a non-finite step
@@ -310,8 +267,8 @@ class Run:
         params = None
         if self.config.train.init_from:
             params = initial_params(
-                self.config.train.init_from, self.setup, self.tokenizer.hash, self.config.seed,
-                self.display, trained,
+                self.config.train.init_from, self.setup, self.parts.tokenizer.hash,
+                self.config.seed, self.display, trained,
             )
         teacher = self.config.tune.distillation.teacher
         with self.clock.phase("compile"), self.display.phase("compiling"):
@@ -319,13 +276,13 @@ class Run:
         if not teacher:
             return state
         return state._replace(teacher=load_teacher(
-            teacher, self.setup.compute, self.tokenizer.hash, self.display.warn
+            teacher, self.setup.compute, self.parts.tokenizer.hash, self.display.warn
         ))
 
     def _save(self, step: int, state: TrainState, tokens: int, loss: float | None) -> None:
         meta = {
             "model": to_dict(self.setup.model), "optimizer": self.config.optimizer.name,
-            "data": self.data.fingerprint, "tokenizer": self.tokenizer.hash, "tokens": tokens,
+            "data": self.data.fingerprint, "tokenizer": self.parts.tokenizer.hash, "tokens": tokens,
             "difference": self.difference, "base": self.base, "teacher": self.teacher_hash,
         }
         with self.clock.phase("checkpoint"), self.display.phase("checkpoint"):
@@ -336,17 +293,13 @@ class Run:
                 self.checkpoints.wait()
 
     def _compile(self, state: TrainState) -> Callable:
-        batch = self.data.batch_rows(0, self.rows[:1])
-        if self.teacher:
-            batch = self.teacher.attach(batch, 0, self.batch_size, self.rows[:1])
-        shapes = batch_shapes(batch, self.sharding, self.batch_size)
+        options, shapes = self.parts.options, self.parts.batch_shapes()
         with self.clock.phase("compile"), self.display.phase("compiling"):
-            compiled = load_or_compile(
-                self.stored, self.config, self.setup, self.options, shapes, self.display.message
-            ) if self.stored else compile_step(
-                self.config, self.setup, self.options, state, shapes
-            )
-        return compiled
+            if self.stored:
+                return load_or_compile(
+                    self.stored, self.config, self.setup, options, shapes, self.display.message
+                )
+            return compile_step(self.config, self.setup, options, state, shapes)
 
     def _evaluate(self, state: TrainState, step: int) -> float | None:
         """Writes what is measured; gives the mean validation loss, see Evaluation."""
@@ -359,17 +312,15 @@ class Run:
 
     def _report_nonfinite(self, step: int) -> None:
         """The state is that before update `step`: repeats it to find the place, and stops."""
-        local: Batch = self.data.batch_rows(step - 1, self.rows)
-        if self.teacher:
-            local = self.teacher.attach(local, step - 1, self.batch_size, self.rows)
-        batch = place(local, self.sharding, self.rows, self.batch_size)
+        local = self.parts.host_batch(step - 1)
+        options, batch = self.parts.options, self.parts.place(local)
         key = step_key(self.config.seed, step - 1)
         kept = keep_batch(self.directory, step, local)
         with self.display.phase("looking for the first bad layer"):
             where = explain(
-                self.setup, self.options, self.state, batch, key,
+                self.setup, options, self.state, batch, key,
                 self.config.train.grad_accumulation,
-                step_loss(self.config.tune, self.setup, self.options, self.setup.teacher),
+                step_loss(self.config.tune, self.setup, options, self.setup.teacher),
             )
         raise UserError(
             f"The loss or its gradient was not finite at step {step}. {where} The update was not "
@@ -393,8 +344,8 @@ class Run:
             }
             text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
             atomic_write_text(self.directory.config, text)
-            self.tokenizer.save(self.directory.tokenizer)
-        mesh = {k: v for k, v in self.sharding.mesh.shape.items() if v > 1}
+            self.parts.tokenizer.save(self.directory.tokenizer)
+        mesh = {k: v for k, v in self.parts.sharding.mesh.shape.items() if v > 1}
         along = " x ".join(f"{k} {v}" for k, v in mesh.items())
         self.display.message(
             f"{param_count(self.setup.specs):,} parameters on {devices.describe()}"
@@ -403,20 +354,6 @@ class Run:
         warn_unexportable(self.setup.model, self.display)
         for name, value in self.difference.items():
             self.display.message(f"  {name} = {value!r}")
-
-
-def _tokenizer(config: Config, data: TrainingData) -> tokenizers.Tokenizer:
-    """The data's tokenizer, which must be the one that the config names, if it names one."""
-    tokenizer = data.load_tokenizer()
-    if config.tokenizer.path:
-        wanted = tokenizers.load(config.tokenizer.path)
-        if wanted.hash != tokenizer.hash:
-            raise UserError(
-                f"tokenizer.path={config.tokenizer.path!r} is another tokenizer than the one the "
-                f"data was prepared with ({data.tokenizer_path}). Prepare the data again with "
-                f"--config.tokenizer.path={config.tokenizer.path}."
-            )
-    return tokenizer
 
 
 def _last_records(directory: RunDirectory) -> list[Record]:

@@ -17,6 +17,7 @@ from jaxllm.core.rundir import read_metrics
 from jaxllm.models.load import find_model
 from jaxllm.train import loop
 from jaxllm.train.config import default_config, resolve_config
+from jaxllm.train.parts import Parts
 from tests.train.conftest import TEXT, make_recipe, prepare_text
 
 TIMES = {
@@ -127,14 +128,14 @@ def test_an_optimizer_on_the_host_is_written_before_the_next_step(
     module_recipe, tmp_path, monkeypatch, placement
 ):
     """Orbax writes it from where it lies, which the next step reuses."""
-    done, save, wait, place = [], Checkpoints.save, Checkpoints.wait, loop.place
+    done, save, wait, place = [], Checkpoints.save, Checkpoints.wait, Parts.place
 
     def recorded(name, function):
         return lambda *arguments: (done.append(name), function(*arguments))[1]
 
     monkeypatch.setattr(Checkpoints, "save", recorded("save", save))
     monkeypatch.setattr(Checkpoints, "wait", recorded("wait", wait))
-    monkeypatch.setattr(loop, "place", recorded("step", place))
+    monkeypatch.setattr(Parts, "place", recorded("step", place))
     recipe = module_recipe.copy_and_resolve_references()
     recipe.optimizer.placement, recipe.checkpoint.every, recipe.train.steps = placement, 1, 2
     run(recipe, tmp_path / "run")

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxllm.core.devices import quick_options
 from jaxllm.core.errors import UserError
 from jaxllm.models.adapters.adapter import FACTORS, MAGNITUDE, STARTS, remainder
 from jaxllm.models.adapters.leaves import Leaves
@@ -135,7 +136,8 @@ class _Maker:
             return {name: new[name] for name in missing}
 
         out = {name: self.shardings[name] for name in missing}
-        self.done |= jax.jit(fresh, out_shardings=out)(key)
+        options = quick_options(self.compute.sharding.mesh.devices.flat[0].platform)
+        self.done |= jax.jit(fresh, out_shardings=out, compiler_options=options)(key)
 
     def read(self, name: str, shape: tuple[int, ...]) -> jax.Array:
         """A parameter of the base."""
