@@ -33,9 +33,9 @@ def load_recipe(argument: str, kind: str) -> ConfigDict:
     """
     file, _, variant = argument.partition(":")
     if not os.path.isfile(file):
-        near = [str(recipe) for recipe in Path("configs").glob("**/*.py")]
+        near = {*Path("configs").glob("**/*.py"), *Path(file).parent.glob("*.py")}
         raise UserError(
-            f"--config={argument}: there is no such recipe file. {nearest(file, near)}"
+            f"--config={argument}: there is no such recipe file. {nearest(file, map(str, near))}"
         )
     try:
         spec = importlib.util.spec_from_file_location("jaxllm_recipe", os.path.abspath(file))

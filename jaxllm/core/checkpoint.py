@@ -37,6 +37,18 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
+def _given_up(unraisable: Any, heard: Callable[[Any], None] = sys.unraisablehook) -> None:
+    """Leaves unprinted what Orbax's other writes say when the first has failed, which it raises.
+
+    A disk that is full would show a page for each of them.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        heard(unraisable)
+
+
+sys.unraisablehook = _given_up
+
+
 class Checkpoints:
     """The checkpoints of a run directory."""
 

@@ -97,7 +97,8 @@ def reject_unread(
         if field.name not in read and value != field.default:
             raise UserError(
                 f"{where}.{field.name}={value!r} has no effect: {owner} does not read it. "
-                f"Remove it, or {fix or 'set one of ' + ', '.join(sorted(read))}."
+                f"Leave it at {field.default!r}, or "
+                f"{fix or 'set one of ' + ', '.join(sorted(read))}."
             )
 
 

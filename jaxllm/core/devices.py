@@ -46,6 +46,8 @@ def start(cache: bool = True, told: Mapping[str, str] | None = None) -> None:
         _keep_memory()
     import jax
 
+    if not jax.config.jax_platforms:  # jax was imported before, and read the environment then
+        jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS"))
     if place := cluster.find(told or {}):
         cluster.connect(place)
     folder = os.environ.get("JAXLLM_CACHE", str(Path("~/.cache/jaxllm").expanduser()))

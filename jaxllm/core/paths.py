@@ -69,6 +69,8 @@ def unwritable(target: epath.Path, error: OSError) -> UserError:
         fix = "The disk is full: free space or choose another folder, then repeat the command."
     elif error.errno in (errno.EEXIST, errno.ENOTDIR):
         fix = "A file is in the way: choose another folder or move the file."
+    elif error.errno == errno.EFBIG:
+        fix = "Files are limited in size: raise the limit (ulimit -f)."
     else:
         fix = "Choose a folder that you may write to."
     return UserError(f"Cannot write {target}: {error.strerror or error}. {fix}")

@@ -6,6 +6,8 @@ step one at a time.
 
 import errno
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -295,3 +297,20 @@ def test_checksums_are_named_by_path():
     assert set(describe(state())) == {
         "step", "finite", "params.kernel", "params.scale", "opt_state.0.mu", "opt_state.1"
     }
+
+
+def test_writes_given_up_after_the_first_that_fails_are_not_printed():
+    """They call a loop that Orbax has closed, from where nobody catches what that raises."""
+    program = (
+        "import asyncio, jaxllm.core.checkpoint\n"
+        "class Late:\n"
+        "    def __init__(self, call): self.call = call\n"
+        "    def __del__(self): self.call()\n"
+        "loop = asyncio.new_event_loop(); loop.close()\n"
+        "Late(lambda: loop.call_soon_threadsafe(print))\n"
+        "Late(lambda: 1 / 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Event loop" not in done.stderr
+    assert done.stderr.count("Traceback") == 1 and "ZeroDivisionError" in done.stderr

@@ -46,10 +46,10 @@ def test_descriptions():
     assert devices.peak_memory_bytes(stats) == 5
 
 
-def fresh_process(tmp_path, **env):
+def fresh_process(tmp_path, first="pass", **env):
     """Output lines of a process that starts and compiles; the cache is in tmp_path."""
     program = (
-        "import os; from jaxllm.core import devices; devices.start(); import jax;"
+        f"{first}; import os; from jaxllm.core import devices; devices.start(); import jax;"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0);"
         "print(os.environ.get('JAX_PLATFORMS'), jax.default_backend(), jax.device_count());"
         "jax.jit(lambda x: x * 3 + 1)(2.0)"
@@ -64,8 +64,9 @@ def fresh_process(tmp_path, **env):
 
 
 @pytest.mark.skipif(devices._accelerator_visible(), reason="this machine has an accelerator")
-def test_without_an_accelerator_it_is_a_quiet_cpu_with_the_default_cache(tmp_path):
-    out, err = fresh_process(tmp_path)
+@pytest.mark.parametrize("first", ["pass", "import jax"])
+def test_without_an_accelerator_it_is_a_quiet_cpu_with_the_default_cache(tmp_path, first):
+    out, err = fresh_process(tmp_path, first)
     assert (out, err) == ("cpu cpu 1", "")
     assert any((tmp_path / ".cache" / "jaxllm").iterdir())
 

@@ -36,6 +36,7 @@ def test_writes_and_leaves_no_temporary_file(tmp_path):
 
 @pytest.mark.parametrize(("number", "fix"), [
     (errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"),
+    (errno.EFBIG, "ulimit -f"),
     (errno.EACCES, "may write to"), (errno.EROFS, "may write to"),
 ])
 def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch, number, fix):

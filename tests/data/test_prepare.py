@@ -311,6 +311,13 @@ def test_corpora_that_are_too_small(corpus, tmp_path, fields, expected):
     assert not (tmp_path / "out/manifest.json").exists()
 
 
+def test_an_empty_split_says_what_could_not_be_read(tmp_path):
+    corpus = tmp_path / "cut.jsonl"
+    corpus.write_text('{"text": "one"}\n{"text": "tw')
+    with pytest.raises(UserError, match=r"split empty.* 1 record could not be .*cut.jsonl:1: bad_"):
+        run_prepare(tmp_path / "out", [corpus], **BYTES)
+
+
 def test_blank_corpus(tmp_path):
     (tmp_path / "a.txt").write_text("\n \n\n")
     with pytest.raises(UserError, match=r"every document is blank"):

@@ -88,6 +88,10 @@ def test_load_from_python(story):
     ("trian", "verb='trian' is unknown. Did you mean 'train'"),
     ("train --confg=x --workdir=y", "--confg is no flag of this verb. Did you mean 'config'"),
     ("train --config=configs/quikstart.py --workdir=y", "Did you mean 'configs/quickstart.py'"),
+    (f"train --config={ROOT}/configs/quikstart.py --workdir=y", "/configs/quickstart.py'"),
+    ("prepare --config=configs/data/text.py --config.input.paths=('sample:fomc',) "
+     "--config.tokenizer.kind=byte --workdir=y", "tokenizer.vocab_size=16384 has no effect: "
+     "tokenizer.kind='byte' does not read it. Leave it at 32000, or"),
     ("train --config=configs/quickstart.py:debgu --workdir=y", "Did you mean 'debug'"),
     ("train --config=configs/quickstart.py", "--workdir is missing"),
     ("train --config=configs/quickstart.py --workdir=y --config.train.stps=1",
@@ -123,6 +127,21 @@ def train_command(story, workdir, *extra):
         sys.executable, "-m", "jaxllm", "train", "--config=configs/quickstart.py:debug",
         f"--workdir={workdir}", "--config.train.log_every=1", *extra,
     ]
+
+
+@pytest.mark.thorough
+def test_a_disk_that_is_full_is_told_in_a_line(story):
+    """A limit on the size of files stands for it."""
+    folder, _ = story
+    command = " ".join(["ulimit -f 100; exec", *train_command(story, "runs/full")])
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True, timeout=90, text=True,
+    )
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "jaxllm: Cannot write" in result.stderr.splitlines()[-1]
+    assert "ulimit -f" in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

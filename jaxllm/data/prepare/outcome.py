@@ -51,8 +51,14 @@ def check_splits(
     if empty:
         raise UserError(
             f"split.validation_share={share} of {amount:,} {unit} leaves the {empty[0]} split "
-            f"empty. Choose another share, or {fix}."
+            f"empty. Choose another share, or {fix}." + _unread(rejected, quarantined)
         )
+
+
+def _unread(rejected: Mapping[str, int], quarantined: Iterable[epath.Path]) -> str:
+    count = sum(rejected.values())
+    noun = "record" if count == 1 else "records"
+    return f" {count:,} {noun} could not be read.{_first(quarantined)}" if count else ""
 
 
 def _nothing_left(flow: Sequence[StageFlow], rejected: Mapping[str, int]) -> str:

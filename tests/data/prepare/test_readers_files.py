@@ -70,6 +70,7 @@ def test_missing_files_name_what_is_near(tmp_path):
     write(tmp_path / "corpus.txt", "x")
     for name, expected in {
         "corpis.txt": "corpis.txt does not exist.*Did you mean 'corpus.txt'",
+        "zzz.txt": "zzz.txt does not exist. In .* there are: corpus.txt",
         "*.jsonl": "nothing matches.*corpus.txt", "no/such/file.txt": "Nor does its folder",
     }.items():
         with pytest.raises(UserError, match=expected):

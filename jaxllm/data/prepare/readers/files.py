@@ -173,8 +173,12 @@ def _glob(pattern: epath.Path) -> tuple[epath.Path, list[epath.Path]]:
 def _neighbours(folder: epath.Path, name: str = "") -> str:
     if not folder.exists():
         return f"Nor does its folder {folder}."
-    names = [file.name for file in folder.iterdir()]
-    return f"In {folder}: {nearest(name, names)}"
+    names = sorted(file.name for file in folder.iterdir())
+    if name and (near := nearest(name, names, listed=False)):
+        return near
+    if not names:
+        return f"The folder {folder} is empty."
+    return f"In {folder} there are: {', '.join(names[:10])}{' …' if len(names) > 10 else ''}."
 
 
 def _format(file: epath.Path, shown: str) -> str:
