@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from typing import Any
 
+from jaxllm.core.board import Board
 from jaxllm.core.errors import UserError
 from jaxllm.core.paths import atomic_write_text, make_directory, path, unwritable
 
@@ -133,7 +133,7 @@ class MetricsWriter:
         self.process = 1 + max((r.get("process", -1) for r in records), default=-1)
         self._file = run.metrics.open("a")
         self._target = run.metrics
-        self._board = _summary_writer()(str(run.tensorboard), purge_step=resume_step + 1)
+        self._board = Board(run.tensorboard, resume_step)
 
     def write(self, record: Record) -> None:
         """Appends one record and hands it to the operating system at once."""
@@ -145,34 +145,20 @@ class MetricsWriter:
         except OSError as error:
             raise unwritable(self._target, error) from error
         split, step = record["split"], record["step"]
-        for name, value in record.items():
-            if isinstance(value, (int, float)) and name not in ("step", "process"):
-                self._board.add_scalar(f"{split}/{name}", value, step)
-            elif isinstance(value, str) and name == "text":
-                self._board.add_text(record.get("prompt", name), value, step)
+        numbers = {
+            f"{split}/{name}": value for name, value in record.items()
+            if isinstance(value, (int, float)) and name not in ("step", "process")
+        }
+        text = record.get("text")
+        texts = {record.get("prompt", "text"): text} if isinstance(text, str) else {}
+        self._board.write(step, numbers, texts)
 
     def close(self) -> None:
         """Closes both files."""
         if not self._writes:
             return
-        self._file.close()
-        self._board.close()
-
-
-def _summary_writer() -> type:
-    """tensorboardX's, which takes 0.1 s to import: `jaxllm eval` need not pay it.
-
-    Where torch is installed it would import that too, in 2 s, for tensors that it is never given.
-    """
-    hides = "torch" not in sys.modules
-    if hides:
-        sys.modules["torch"] = None  # an import of it is an ImportError, which it expects
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
-        if hides:
-            del sys.modules["torch"]
-    return SummaryWriter
+        with contextlib.closing(self._board):
+            self._file.close()
 
 
 def read_metrics(file) -> list[Record]:

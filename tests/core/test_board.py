@@ -1,0 +1,64 @@
+"""TensorBoard's files, read back by the format's own description, and disks that fill up."""
+
+import struct
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from jaxllm.core.board import Board
+from jaxllm.core.errors import UserError
+
+
+def events(folder):
+    """The events of a folder's only file: each is length, CRC, message, CRC (TFRecord)."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    [file] = folder.iterdir()
+    content, at, found = file.read_bytes(), 0, []
+    while at < len(content):
+        [size] = struct.unpack_from("<Q", content, at)
+        found.append(Event.FromString(content[at + 12 : at + 12 + size]))
+        at += size + 16
+    assert at == len(content)
+    return found
+
+
+def test_numbers_and_texts_come_back(tmp_path):
+    board = Board(tmp_path / "board", resume_step=4)
+    board.write(5, {"train/loss": 2.5, "train/finite": True}, {})
+    board.write(6, {}, {"ROMEO:": "ä word"})
+    board.write(7, {}, {})
+    board.close()
+    version, start, numbers, text = events(tmp_path / "board")
+    assert version.file_version == "brain.Event:2"
+    # TensorBoard hides what other files have from this step on
+    assert (start.step, start.session_log.status) == (5, start.session_log.START)
+    values = {value.tag: value.simple_value for value in numbers.summary.value}
+    assert (numbers.step, values) == (5, {"train/loss": 2.5, "train/finite": 1.0})
+    [value] = text.summary.value
+    assert (text.step, value.tensor.string_val) == (6, ["ä word".encode()])
+    assert value.metadata.plugin_data.plugin_name == "text"
+
+
+def test_a_disk_that_fills_up_is_told_and_nothing_waits(tmp_path, monkeypatch):
+    """Every write goes to a device that is full; the queue of a thread that died would fill."""
+    from tensorboardX import record_writer
+
+    full = partial(Path("/dev/full").open, "wb")
+    monkeypatch.setattr(record_writer, "open_file", lambda name: full())
+    board = Board(tmp_path, 0)
+    with pytest.raises(UserError, match="disk is full"):
+        for step in range(10_000):
+            board.write(step, {"loss": 1.0}, {})
+    with pytest.raises(UserError, match="disk is full"):
+        board.close()
+
+
+def test_torch_stays_unimported_and_importable(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    for name in [name for name in sys.modules if name.split(".")[0] == "tensorboardX"]:
+        monkeypatch.delitem(sys.modules, name)
+    Board(tmp_path, 0).close()
+    assert "torch" not in sys.modules
