@@ -1,7 +1,7 @@
-"""TensorBoard's event files, written by the thread that has the numbers.
+"""TensorBoard's event files, a mirror of metrics.jsonl: what ails them never ends or stops a run.
 
-tensorboardX's SummaryWriter hands events to a thread of its own over a queue of ten. A disk that
-fills up ends that thread, and a run would wait for it without end.
+tensorboardX's SummaryWriter hands events to a thread over a queue of ten. A disk that fills up, or
+a bucket that is away, ends that thread, and the run would wait for it without end.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
@@ -19,21 +20,25 @@ FLUSH_SECONDS = 30.0  # in a bucket each writes the whole file again
 
 
 class Board:
-    """An event file: numbers and texts by step."""
+    """An event file: numbers and texts by step, written by a thread of its own."""
 
-    def __init__(self, folder: epath.Path, resume_step: int):
+    def __init__(self, folder: epath.Path, resume_step: int, warn: Callable[[str], None]):
         """What other files of the folder have of later steps than `resume_step` is hidden.
 
+        What cannot be written later is told to `warn`, once, and tried again with what follows.
+
         Raises:
-          UserError: the folder cannot be written, here and in every method.
+          UserError: the folder cannot be written.
         """
-        events, self._summary, protos = _tensorboardx()
-        self._event, log = protos.Event, protos.SessionLog
-        self._folder, self._flushed = make_directory(folder), time.monotonic()
+        events, self._summary, messages = _tensorboardx()
+        self._event, log = messages.Event, messages.SessionLog
+        self._folder, self._warn = make_directory(folder), warn
+        self._reason, self._warned, self._flushed = "", False, time.monotonic()
         try:
             self._writer = events.EventsWriter(os.path.join(folder, "events"))
         except OSError as error:
             raise unwritable(folder, error) from error
+        self._thread = ThreadPoolExecutor(1, "tensorboard")
         self._write(resume_step + 1, session_log=log(status=log.START))
 
     def write(self, step: int, numbers: Mapping[str, float], texts: Mapping[str, str]) -> None:
@@ -45,20 +50,36 @@ class Board:
             self._write(step, summary={"value": values})
 
     def close(self) -> None:
-        """Writes what is not written yet."""
-        try:
-            self._writer.close()
-        except OSError as error:
-            raise unwritable(self._folder, error) from error
+        """Waits until everything is written."""
+        self._thread.submit(self._trying, self._writer.close)
+        self._thread.shutdown()
+        self._tell()
 
     def _write(self, step: int, **content) -> None:
+        event = self._event(step=step, wall_time=time.time(), **content)
+        self._thread.submit(self._trying, lambda: self._put(event))
+        self._tell()
+
+    def _put(self, event) -> None:
+        self._writer.write_event(event)
+        if time.monotonic() > self._flushed + FLUSH_SECONDS:
+            self._flushed = time.monotonic()
+            self._writer.flush()
+
+    def _trying(self, write: Callable[[], None]) -> None:
         try:
-            self._writer.write_event(self._event(step=step, wall_time=time.time(), **content))
-            if time.monotonic() > self._flushed + FLUSH_SECONDS:
-                self._writer.flush()
-                self._flushed = time.monotonic()
-        except OSError as error:
-            raise unwritable(self._folder, error) from error
+            write()
+        except Exception as error:  # a bucket's client has errors of its own
+            self._reason = self._reason or f"{type(error).__name__}: {error}"
+
+    def _tell(self) -> None:
+        """In the run's thread, as everything that it shows."""
+        if self._reason and not self._warned:
+            self._warned = True
+            self._warn(
+                f"TensorBoard's files in {self._folder} cannot be written ({self._reason}). The "
+                "run goes on, and metrics.jsonl has everything."
+            )
 
 
 def _tensorboardx():

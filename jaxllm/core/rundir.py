@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 from jaxllm.core.board import Board
@@ -124,7 +125,11 @@ class MetricsWriter:
     written again, and equal, by the replayed steps. Of several hosts only the first writes.
     """
 
-    def __init__(self, run: RunDirectory, resume_step: int, *, writes: bool = True):
+    def __init__(
+        self, run: RunDirectory, resume_step: int, warn: Callable[[str], None], *,
+        writes: bool = True,
+    ):
+        """`warn` is told of a mirror that cannot be written."""
         self.process, self._writes = 0, writes
         if not writes:
             return
@@ -133,7 +138,7 @@ class MetricsWriter:
         self.process = 1 + max((r.get("process", -1) for r in records), default=-1)
         self._file = run.metrics.open("a")
         self._target = run.metrics
-        self._board = Board(run.tensorboard, resume_step)
+        self._board = Board(run.tensorboard, resume_step, warn)
 
     def write(self, record: Record) -> None:
         """Appends one record and hands it to the operating system at once."""

@@ -144,7 +144,9 @@ class Run:
                 "Raise tune.guard.tolerance to go on."
             )
             return _last_records(self.directory)
-        self.writer = MetricsWriter(self.directory, start, writes=jax.process_index() == 0)
+        self.writer = MetricsWriter(
+            self.directory, start, self.display.warn, writes=jax.process_index() == 0
+        )
         self.display.start("training", steps, start)
         recorder = Recorder(
             self.writer, self.display, self.clock, log_every=self.config.train.log_every,

@@ -20,7 +20,7 @@ def record(step, split="train", **values):
 
 
 def write(run, records, resume_step=0):
-    writer = MetricsWriter(run, resume_step)
+    writer = MetricsWriter(run, resume_step, pytest.fail)
     for item in records:
         writer.write(item)
     writer.close()
@@ -93,7 +93,7 @@ def test_nothing_but_numbers_of_json(run):
 
 
 def test_a_full_disk_is_explained(run, monkeypatch):
-    writer = MetricsWriter(run, 0)
+    writer = MetricsWriter(run, 0, pytest.fail)
 
     class Full:
         def write(self, text):
@@ -105,7 +105,7 @@ def test_a_full_disk_is_explained(run, monkeypatch):
 
 
 def test_appended_records_leave_a_running_trainer_alone(run):
-    writer = MetricsWriter(run, 0)
+    writer = MetricsWriter(run, 0, pytest.fail)
     writer.write(record(1))
     evaluated = record(1, "eval/a", loss=3.0)
     append_records(run, [evaluated])
