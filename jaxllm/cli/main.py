@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxllm.core import watch
@@ -34,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if argv[0] not in VERBS:
             raise unknown("verb", argv[0], VERBS)
-        with watch.together():  # a failure here ends the run's processes on other hosts too
+        # a failure here ends the run's processes on other hosts too
+        with _terminated_as_interrupted(), watch.together():
             return importlib.import_module(f"jaxllm.cli.{argv[0]}").main(argv[1:])
     except UserError as error:
         print(f"jaxllm: {' '.join(str(error).split())}", file=sys.stderr)
@@ -49,6 +53,17 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()
         return EXIT_DONE
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, which clusters send, ends a verb as Ctrl-C does; a trainer that steps saves first.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def help_text() -> str:

@@ -8,16 +8,12 @@ before it is used.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import gc
 import hashlib
 import json
-import logging
 import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,26 +23,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxllm.core.errors import UserError
-from jaxllm.core.paths import path, unwritable
+from jaxllm.core.paths import in_bucket, make_directory, path, unwritable
+from jaxllm.core.quiet import quiet_orbax
 
 Meta = dict[str, Any]
 managers = ocp.checkpoint_managers
-# What Orbax logs it also raises, but for a warning at every save without a loss.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
-# A damaged checkpoint leaves Orbax's futures unread; asyncio would print each of them at exit.
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-
-
-def _given_up(unraisable: Any, heard: Callable[[Any], None] = sys.unraisablehook) -> None:
-    """Leaves unprinted what Orbax's other writes say when the first has failed, which it raises.
-
-    A disk that is full would show a page for each of them.
-    """
-    if str(unraisable.exc_value) != "Event loop is closed":
-        heard(unraisable)
-
-
-sys.unraisablehook = _given_up
+quiet_orbax()
 
 
 class Checkpoints:
@@ -58,9 +40,11 @@ class Checkpoints:
         With `keep` 0 the directory is only read.
         """
         self.directory = path(directory)
-        if "://" not in str(directory):
+        if not in_bucket(directory):
             self.directory = self.directory.resolve()  # Orbax wants absolute paths
         self._writes = keep > 0
+        if self._writes:
+            make_directory(self.directory)  # a file in the way is told now, not at the first save
         options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0)
         if self._writes:
             best = managers.BestN(
@@ -154,14 +138,11 @@ class Checkpoints:
         )
         # The handlers are asked, not the manager: it makes the hosts wait for each other, and a
         # host whose part is damaged would leave the others waiting.
-        with _abandoned_reads_unheard():
-            try:
-                folder = self.directory / str(step) / "state"
-                restored = ocp.PyTreeCheckpointHandler().restore(folder, args=arguments)
-            except Exception as error:
-                reason = f"its arrays cannot be read ({damage_of(error)})"
-            if reason:  # half a second, which who reads one array after the other would feel
-                gc.collect()
+        try:
+            folder = self.directory / str(step) / "state"
+            restored = ocp.PyTreeCheckpointHandler().restore(folder, args=arguments)
+        except Exception as error:
+            reason = f"its arrays cannot be read ({damage_of(error)})"
         _agree(step, reason)  # before the checksums, which all hosts compute together
         for name, found in describe(restored).items():
             if found != saved[name]:
@@ -175,21 +156,25 @@ class Checkpoints:
 
         `accept` sees the meta before anything large is read and raises UserError to refuse it.
         Damaged steps are reported through `warn` and the one before is tried; a directory that
-        is written to has them renamed to STEP.damaged.
+        is written to has them renamed to STEP.damaged, once a whole one is found.
 
         Raises:
-          UserError: every checkpoint is damaged.
+          UserError: every checkpoint is damaged; all are left as they are, or the same command
+            would find none next time and begin anew.
         """
-        steps = self.steps()
+        steps, damaged = self.steps(), []
         for step in reversed(steps):
             try:
                 meta = self.read_meta(step)
                 accept(meta)
-                return self.restore(step, target, cast=not self._writes), meta
+                state = self.restore(step, target, cast=not self._writes)
             except Damaged as damage:
-                warn(f"{damage} The checkpoint before it is used.")
-                if self._writes:
-                    self._set_aside(step)
+                damaged.append(step)
+                warn(str(damage) + (" The one before it is tried." if step > steps[0] else ""))
+                continue
+            for other in damaged if self._writes else ():
+                self._set_aside(other)
+            return state, meta
         if steps:
             raise UserError(
                 f"Every checkpoint in {self.directory} is damaged (steps "
@@ -218,16 +203,6 @@ class Damaged(Exception):
         super().__init__(f"The checkpoint of step {step} is damaged: {reason}.")
 
 
-@contextlib.contextmanager
-def _abandoned_reads_unheard() -> Iterator[None]:
-    """Keeps Python from printing a page for each read that Orbax gives up after the first fails."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
-
-
 def seal(meta: Meta) -> str:
     """A hash of everything else in the meta item."""
     content = {name: value for name, value in meta.items() if name != "seal"}
@@ -245,12 +220,17 @@ def damage_of(error: Exception) -> str:
 
     A network that is down or memory that is short must not cost the newest checkpoint.
     """
-    text = str(error).strip()
-    elsewhere = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
-    if elsewhere or isinstance(error, MemoryError) or any(sign in text for sign in NOT_DAMAGE):
+    inner, said = error, str(error)
+    while inner.__cause__:  # Orbax's own words say less
+        inner = inner.__cause__
+        said += str(inner)
+    elsewhere = isinstance(inner, OSError) and inner.errno not in (None, errno.ENOENT)
+    if elsewhere or isinstance(inner, MemoryError) or any(sign in said for sign in NOT_DAMAGE):
         raise error
-    first = re.sub(r"<[^<>]* object at [^<>]*>|<bound method [^<>]*>", "", text.partition("\n")[0])
-    return f"{type(error).__name__}: {' '.join(first.split())[:160] or 'no reason given'}"
+    first = str(inner).strip().partition("\n")[0]
+    noise = r'<[^<>]* object at [^<>]*>|<bound method [^<>]*>| at local file "[^"]*"|\[source.*'
+    text = " ".join(re.sub(noise, "", first).split())
+    return f"{type(inner).__name__}: {text[:160] or 'no reason given'}"
 
 
 NOT_DAMAGE = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED")
@@ -263,8 +243,6 @@ def storage_error(directory, error: Exception) -> Exception:
         error = OSError(int(number[1]), os.strerror(int(number[1])))
     if not isinstance(error, OSError):
         return error
-    # The run ends here, and Python would print a page for every write that was given up.
-    sys.unraisablehook = lambda unraisable: None
     return unwritable(directory, error)
 
 

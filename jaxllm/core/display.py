@@ -21,6 +21,7 @@ Values = Mapping[str, Value]
 
 REFRESH_HZ = 4  # a frame costs about 1 ms: well under 1 % of the training it watches
 RATE_WINDOW = 60.0  # seconds of steps that the step rate, and so the ETA, is averaged over
+BRIEF_PHASE = 0.3  # seconds below which a wait would only flicker, as that for data at every step
 LONG_PHASE = 10.0  # seconds after which a log, too, hears of a compilation or a checkpoint
 BAR_WIDTH = 32
 
@@ -206,7 +207,7 @@ class LiveDisplay(Display):
             frame.append("─" * (width - filled), "dim")
         if progress.title:
             frame.append(f" {progress.counts()}  {progress.eta_text()}".rstrip())
-        if progress.phase:
+        if progress.phase and progress.phase_seconds() >= BRIEF_PHASE:
             frame.append(f"  {progress.phase} {duration(progress.phase_seconds())}", "magenta")
         if values := progress.values():
             frame.append("\n  " + "  ".join(values))

@@ -14,7 +14,7 @@ import socket
 from typing import TextIO
 
 from jaxllm.core.errors import UserError
-from jaxllm.core.paths import path, unwritable
+from jaxllm.core.paths import in_bucket, path, unwritable
 
 UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}  # some network disks
 
@@ -29,7 +29,7 @@ class Lock:
           UserError: another process has it; its number and host are named.
         """
         self._file: TextIO | None = None
-        if "://" in os.fspath(path(folder)):
+        if in_bucket(path(folder)):
             return
         self._place = os.path.join(os.fspath(path(folder)), ".lock")
         while self._file is None:

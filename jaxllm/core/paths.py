@@ -17,6 +17,11 @@ def path(name: str | os.PathLike) -> epath.Path:
     return epath.Path(name).expanduser()
 
 
+def in_bucket(target: str | os.PathLike) -> bool:
+    """Whether it is an object of a store, such as gs://bucket/run, and no file of a disk."""
+    return "://" in os.fspath(target)
+
+
 def shortest_names(paths: Sequence[epath.Path]) -> list[str]:
     """The shortest tails of the paths, of one length, that tell them apart."""
     parts = [path.parts for path in paths]

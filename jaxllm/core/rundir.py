@@ -10,7 +10,8 @@ from typing import Any
 
 from jaxllm.core.board import Board
 from jaxllm.core.errors import UserError
-from jaxllm.core.paths import atomic_write_text, make_directory, path, unwritable
+from jaxllm.core.lines import Lines, append
+from jaxllm.core.paths import atomic_write_text, in_bucket, make_directory, path
 
 Record = dict[str, Any]
 
@@ -66,7 +67,7 @@ class RunDirectory:
 
     def remove_empty(self) -> None:
         """Takes away what was made for a run that then could not begin, as far as it is empty."""
-        if "://" in str(self.root):  # a bucket has no empty folders
+        if in_bucket(self.root):  # where no folder is empty
             return
         for folder in (self.checkpoints, self.root):
             with contextlib.suppress(OSError):
@@ -136,19 +137,14 @@ class MetricsWriter:
         records = [r for r in read_metrics(run.metrics) if r["step"] <= resume_step]
         atomic_write_text(run.metrics, "".join(_line(record) for record in records))
         self.process = 1 + max((r.get("process", -1) for r in records), default=-1)
-        self._file = run.metrics.open("a")
-        self._target = run.metrics
+        self._lines = Lines(run.metrics)
         self._board = Board(run.tensorboard, resume_step, warn)
 
     def write(self, record: Record) -> None:
-        """Appends one record and hands it to the operating system at once."""
+        """Appends one record, see `Lines.add`."""
         if not self._writes:
             return
-        try:
-            self._file.write(_line(record))
-            self._file.flush()
-        except OSError as error:
-            raise unwritable(self._target, error) from error
+        self._lines.add(_line(record))
         split, step = record["split"], record["step"]
         numbers = {
             f"{split}/{name}": value for name, value in record.items()
@@ -158,30 +154,42 @@ class MetricsWriter:
         texts = {record.get("prompt", "text"): text} if isinstance(text, str) else {}
         self._board.write(step, numbers, texts)
 
+    def flush(self) -> None:
+        """Waits until every record is safe, see `Lines.flush`: those of a checkpoint's steps."""
+        if self._writes:
+            self._lines.flush()
+
     def close(self) -> None:
         """Closes both files."""
         if not self._writes:
             return
         with contextlib.closing(self._board):
-            self._file.close()
+            self._lines.close()
 
 
 def read_metrics(file) -> list[Record]:
     """The records of a `metrics.jsonl`, in the order they were written.
 
     Of several records of the same measurement (step and split; also the process of a time and the
-    prompt of a sample) the newest counts. Lines torn by a crash are left out.
+    prompt of a sample) the newest counts. What is no record is left out, as a line torn by a crash.
+
+    Raises:
+      UserError: the file cannot be read.
     """
     file = path(file)
     if not file.exists():
         return []
+    try:
+        lines = file.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}.") from error
     records: dict[tuple, Record] = {}
-    for line in file.read_bytes().split(b"\n")[:-1]:
+    for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:
+            key = _measurement(record)
+        except (ValueError, TypeError, KeyError):
             continue
-        key = _measurement(record)
         records.pop(key, None)  # the newest stands at its own place
         records[key] = record
     return list(records.values())
@@ -197,15 +205,7 @@ def append_records(run: RunDirectory, records: list[Record], *, writes: bool = T
     """
     if not (writes and records):
         return
-    lines = "".join(_line(record) for record in records).encode()
-    try:
-        before = run.metrics.read_bytes() if run.metrics.exists() else b""
-        if before and not before.endswith(b"\n"):
-            lines = b"\n" + lines  # a line torn by a crash must not swallow the first record
-        with run.metrics.open("ab") as file:
-            file.write(lines)  # at once and, whatever was written meanwhile, at the end
-    except OSError as error:
-        raise unwritable(run.metrics, error) from error
+    append(run.metrics, "".join(_line(record) for record in records).encode())
 
 
 def _measurement(record: Record) -> tuple:

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from jaxllm.core.checkpoint import Damaged, Meta, checksum_part, damage_of, seal, storage_error
-from jaxllm.core.paths import path
+from jaxllm.core.paths import in_bucket, path
 
 PART_BYTES = 64 * 2**20  # of a part that is written, at most
 IN_FLIGHT = 2  # parts being compressed and written while the next is made
@@ -153,7 +153,7 @@ def read_streamed(
       Damaged: the array cannot be read, or is not what was saved.
     """
     folder = path(directory)
-    folder = (folder if "://" in str(folder) else folder.resolve()) / str(step) / "state"
+    folder = (folder if in_bucket(folder) else folder.resolve()) / str(step) / "state"
     shape, _, expected = meta["arrays"][name]
     total = 0
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm.core.errors import UserError
-from jaxllm.core.paths import path
+from jaxllm.core.paths import in_bucket, path
 from jaxllm.data.manifest import FILE
 from jaxllm.data.objectives import trains_on_rows
 from jaxllm.plan.compile import Compiled, compile_for, devices_of, save_for
@@ -103,7 +103,10 @@ def check(
         meshes.append(resolve_mesh(config.mesh, where.devices, where.count))
         check_mesh(work, meshes[0])
         rows = work.rows / meshes[0].groups
-        return f"{meshes[0].words()}: {rows:g} rows of a step a device group, {_hosts(work, where)}"
+        return (
+            f"{meshes[0].words()}; {rows:g} rows of a step for each group of devices, "
+            f"{work.rows / where.hosts:g} for each host"
+        )
 
     found.look("mesh", mesh)
     for name, source in config.data.mixture.items():
@@ -131,10 +134,6 @@ def _slice_facts(where: Slice) -> str:
 
 def _many(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
-
-
-def _hosts(work: Workload, where: Slice) -> str:
-    return f"{work.rows / where.hosts:g} rows a host"
 
 
 def _is_here(config: Config, folder: str) -> bool:
@@ -196,7 +195,7 @@ def _checkpoints(config: Config, work: Workload, where: Slice, workdir: str) -> 
             f"{where.chip.host_ram / GB:.0f} GB while training goes on: use a slice with more "
             "hosts, or set optimizer.moment_dtype='bfloat16'."
         )
-    if workdir and "://" not in workdir:
+    if workdir and not in_bucket(workdir):
         folder = Path(workdir).absolute()
         while not folder.exists():
             folder = folder.parent

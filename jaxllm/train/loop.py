@@ -137,17 +137,19 @@ class Run:
         self.evaluation.resume(
             [r for r in read_metrics(self.directory.metrics) if r["step"] <= start], start
         )
-        self._save_description()
+        self._describe()
         if self.evaluation.guard.stops:
             self.display.message(
                 f"{self.directory.root} was stopped at step {start:,} by tune.guard.action='stop'. "
                 "Raise tune.guard.tolerance to go on."
             )
             return _last_records(self.directory)
+        self.display.start("training", steps, start)
+        step_fn = self._compile(state)
+        self._save_description()  # what this machine cannot compile has changed nothing
         self.writer = MetricsWriter(
             self.directory, start, self.display.warn, writes=jax.process_index() == 0
         )
-        self.display.start("training", steps, start)
         recorder = Recorder(
             self.writer, self.display, self.clock, log_every=self.config.train.log_every,
             steps=steps, start=start, tokens=tokens,
@@ -156,7 +158,6 @@ class Run:
             ),
         )
         batches = self.parts.host_batches(start)
-        step_fn = self._compile(state)
         if self.evaluation.owed(start):
             self._evaluate(state, start)
         try:
@@ -184,7 +185,7 @@ class Run:
         config, steps = self.config, self.config.train.steps
         recorder.restart_window(start)
         for step in range(start + 1, steps + 1):
-            with self.clock.phase("data"):
+            with self.clock.phase("data"), self.display.phase("waiting for data"):
                 batch = self.parts.place(next(batches))
             with self.clock.phase("step"):
                 state, metrics = step_fn(state, batch)
@@ -288,6 +289,7 @@ class Run:
             "difference": self.difference, "base": self.base, "teacher": self.teacher_hash,
         }
         with self.clock.phase("checkpoint"), self.display.phase("checkpoint"):
+            self.writer.flush()  # or a run that resumes there would lack records
             self.checkpoints.save(step, state.saved(), meta, loss)
             if self.config.optimizer.placement == "host":
                 # Orbax copies what lies on devices and writes this from where it is. The next step
@@ -332,7 +334,7 @@ class Run:
         )
 
     def _save_description(self) -> None:
-        """Writes config.json and the tokenizer, and says what is being trained."""
+        """Writes config.json and the tokenizer."""
         config = dataclasses.replace(self.config, model=self.setup.model)
         if jax.process_index() == 0:
             description = {
@@ -347,6 +349,9 @@ class Run:
             text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
             atomic_write_text(self.directory.config, text)
             self.parts.tokenizer.save(self.directory.tokenizer)
+
+    def _describe(self) -> None:
+        """Says what is being trained."""
         mesh = {k: v for k, v in self.parts.sharding.mesh.shape.items() if v > 1}
         along = " x ".join(f"{k} {v}" for k, v in mesh.items())
         self.display.message(

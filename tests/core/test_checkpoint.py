@@ -6,8 +6,6 @@ step one at a time.
 
 import errno
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -225,7 +223,7 @@ def test_damage_is_detected_and_the_step_before_used(copy, part, how):
     step, warnings = newest(copy)
     assert step == 1
     assert len(warnings) == 1 and "step 2 is damaged" in warnings[0]
-    assert "before it is used" in warnings[0] and "\n" not in warnings[0]
+    assert "before it is tried" in warnings[0] and "\n" not in warnings[0]
 
 
 @pytest.mark.slow
@@ -259,8 +257,9 @@ def test_a_damaged_step_is_set_aside_and_written_again(copy):
 def test_every_checkpoint_damaged(copy):
     for step in ("1", "2"):
         damage(copy / step / "meta" / "metadata", "empty")
-    with pytest.raises(UserError, match=r"Every checkpoint in .* is damaged \(steps 1, 2\)"):
-        newest(copy)
+    for _ in range(2):  # nothing is renamed: else it would begin anew
+        with pytest.raises(UserError, match=r"Every checkpoint in .* is damaged \(steps 1, 2\)"):
+            newest(copy)
 
 
 def test_a_refusal_is_no_damage(copy):
@@ -276,6 +275,8 @@ def test_an_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file is in the way"):
         Checkpoints(tmp_path / "file" / "checkpoints", keep=1)
+    with pytest.raises(UserError, match="file is in the way"):  # not only at the first save
+        Checkpoints(tmp_path / "file", keep=1)
 
 
 def test_checksums_see_order_and_bits_not_sharding(sharding_of):
@@ -297,20 +298,3 @@ def test_checksums_are_named_by_path():
     assert set(describe(state())) == {
         "step", "finite", "params.kernel", "params.scale", "opt_state.0.mu", "opt_state.1"
     }
-
-
-def test_writes_given_up_after_the_first_that_fails_are_not_printed():
-    """They call a loop that Orbax has closed, from where nobody catches what that raises."""
-    program = (
-        "import asyncio, jaxllm.core.checkpoint\n"
-        "class Late:\n"
-        "    def __init__(self, call): self.call = call\n"
-        "    def __del__(self): self.call()\n"
-        "loop = asyncio.new_event_loop(); loop.close()\n"
-        "Late(lambda: loop.call_soon_threadsafe(print))\n"
-        "Late(lambda: 1 / 0)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "Event loop" not in done.stderr
-    assert done.stderr.count("Traceback") == 1 and "ZeroDivisionError" in done.stderr

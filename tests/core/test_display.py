@@ -96,12 +96,16 @@ def test_live_shows_progress_phase_and_messages_and_restores_the_cursor(terminal
     display = make_display(terminal)
     assert display.live
     display.start("train", 400)
+    for _ in range(8):
+        with display.phase("waiting for data"):  # too short to see, and would only flicker
+            time.sleep(0.08)
     with display.phase("evaluation"):
         time.sleep(0.6)
     display.update(400, {"loss": 0.5})
     display.message("saved step 400")
     display.close()
     shown = ESCAPE.sub("", terminal.getvalue())
+    assert "waiting" not in shown
     assert "evaluation" in shown and "saved step 400\n" in shown
     assert "400/400\n  loss 0.5000" in shown
     assert terminal.getvalue().rindex("\x1b[?25h") > terminal.getvalue().rindex("\x1b[?25l")

@@ -77,6 +77,15 @@ def test_a_torn_last_line_is_left_out(run):
     assert read_metrics(run.root / "absent.jsonl") == []
 
 
+def test_what_is_no_record_is_left_out(run):
+    run.metrics.write_text('5\n{"a": 1}\n[1]\nnull\n')
+    assert read_metrics(run.metrics) == []
+    run.metrics.unlink()
+    run.metrics.mkdir()
+    with pytest.raises(UserError, match="metrics.jsonl cannot be read: Is a directory"):
+        read_metrics(run.metrics)
+
+
 def test_resume_drops_later_records_and_counts_processes(run):
     assert write(run, [record(1, process=0), record(2, process=0), record(3, process=0)]) == 0
     with run.metrics.open("a") as file:
@@ -99,7 +108,7 @@ def test_a_full_disk_is_explained(run, monkeypatch):
         def write(self, text):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(writer, "_file", Full())
+    monkeypatch.setattr(writer._lines, "_file", Full())
     with pytest.raises(UserError, match="disk is full"):
         writer.write(record(1))
 

@@ -20,6 +20,7 @@ from jaxllm.train.config import default_config, resolve_config
 from jaxllm.train.parts import Parts
 from tests.train.conftest import TEXT, make_recipe, prepare_text
 
+KEPT = ("config.json", "metrics.jsonl")
 TIMES = {
     "step_seconds", "tokens_per_second", "tokens_per_second_per_device", "mfu",
     "data_wait_seconds", "peak_memory_bytes",
@@ -152,6 +153,19 @@ def test_another_mesh_restores_the_same_state(finished, module_recipe, tmp_path)
     assert "resuming" in run(recipe, copy)
     ours, theirs = facts(copy)[-1], facts(finished[0])[-1]
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+
+def test_what_cannot_be_compiled_here_changes_nothing(finished, module_recipe, tmp_path):
+    """cuDNN's attention on a CPU: refused when the step is traced, after the state was restored."""
+    recipe = changed(module_recipe, train__attention="cudnn", train__steps=12)
+    with pytest.raises(UserError, match="cudnn"):
+        run(recipe, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    shutil.copytree(finished[0], tmp_path / "old")
+    before = {file: (tmp_path / "old" / file).read_bytes() for file in KEPT}
+    with pytest.raises(UserError, match="cudnn"):
+        run(recipe, tmp_path / "old")
+    assert before == {file: (tmp_path / "old" / file).read_bytes() for file in KEPT}
 
 
 def test_a_finished_run_is_left_alone(finished, module_recipe):

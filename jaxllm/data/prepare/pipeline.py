@@ -18,7 +18,7 @@ import jaxllm
 from jaxllm.core.display import Display
 from jaxllm.core.errors import Interrupted, UserError
 from jaxllm.core.lock import Lock
-from jaxllm.core.paths import atomic_write_text, make_directory, path
+from jaxllm.core.paths import atomic_write_text, in_bucket, make_directory, path
 from jaxllm.core.rundir import RunDirectory
 from jaxllm.data import tokenizers
 from jaxllm.data.blocks import token_dtype
@@ -79,12 +79,7 @@ def prepare(
       Interrupted: by Ctrl-C; the same call goes on.
     """
     folder = path(output_dir)
-    if RunDirectory(folder).exists():
-        raise UserError(
-            f"--workdir={folder} holds a run or a model (config.json or checkpoints): prepared "
-            "data there would replace its tokenizer. Name another folder for the data, such as "
-            f"--workdir=data/{folder.name}."
-        )
+    _check_no_run(folder)
     files = find_files(config.input, display.message)
     units = cut(files, config.input, unit_bytes)
     tokenizer = tokenizers.load(config.tokenizer.path) if config.tokenizer.path else None
@@ -130,9 +125,26 @@ def fingerprint(
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
+def _check_no_run(folder: epath.Path) -> None:
+    """Refuses a run directory, and the folders in it that are the run's own."""
+    if RunDirectory(folder).exists():
+        raise UserError(
+            f"--workdir={folder} holds a run or a model (config.json or checkpoints): prepared "
+            "data there would replace its tokenizer. Name another folder for the data, such as "
+            f"--workdir=data/{folder.name}."
+        )
+    for inside, outside in zip((folder, *folder.parents), folder.parents, strict=False):
+        run = RunDirectory(outside)
+        if inside in (run.checkpoints, run.tokenizer, run.tensorboard) and run.exists():
+            raise UserError(
+                f"--workdir={folder} lies in {inside.name} of the run {outside}, where only its "
+                f"training writes. Name another folder, such as --workdir=data/{outside.name}."
+            )
+
+
 def _modified(file: epath.Path) -> int:
     """When a file was changed: on a local disk to the nanosecond."""
-    return file.stat().mtime if "://" in str(file) else os.stat(file).st_mtime_ns
+    return file.stat().mtime if in_bucket(file) else os.stat(file).st_mtime_ns
 
 
 class Preparation:

@@ -16,7 +16,7 @@ import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
-from jaxllm.core.paths import path, unwritable
+from jaxllm.core.paths import in_bucket, path, unwritable
 from jaxllm.data import blocks
 from jaxllm.data.prepare.work import Result, Work
 
@@ -128,7 +128,7 @@ def _read(
 def _scratch(work: Work) -> Iterator[Path]:
     """A place for an unfinished shard: in the work folder where that is a local disk, so that
     finishing is a rename; else on the machine's own."""
-    remote = "://" in work.folder
+    remote = in_bucket(work.folder)
     file = Path(tempfile.gettempdir() if remote else work.folder) / f".shard-{token_hex(4)}"
     try:
         yield file
@@ -138,7 +138,7 @@ def _scratch(work: Work) -> Iterator[Path]:
 
 def _move(file: Path, target: epath.Path) -> None:
     try:
-        if "://" in str(target):
+        if in_bucket(target):
             path(file).copy(target, overwrite=True)
         else:
             os.replace(file, target)

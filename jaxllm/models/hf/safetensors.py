@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 
 from jaxllm.core.errors import UserError
-from jaxllm.core.paths import atomic_write_text, make_directory, path, unwritable
+from jaxllm.core.paths import atomic_write_text, in_bucket, make_directory, path, unwritable
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
@@ -175,7 +175,7 @@ def local(folder: str | os.PathLike) -> epath.Path:
     Raises:
       UserError: it is in a bucket.
     """
-    if "://" in str(folder):
+    if in_bucket(folder):
         raise UserError(
             f"{folder}: a Hugging Face folder is mapped into memory and so must be on a local "
             "disk. Copy it first (gcloud storage cp -r), and give the copy."

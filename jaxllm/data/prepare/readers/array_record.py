@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jaxllm.core.errors import UserError, unknown
+from jaxllm.core.paths import in_bucket
 from jaxllm.data.prepare.config import InputConfig
 from jaxllm.data.prepare.documents import Document, Part, Rejected
 from jaxllm.data.prepare.readers import jsonl
@@ -137,7 +138,7 @@ def _records(name: str) -> Iterator[bytes]:
 @contextlib.contextmanager
 def _local(file: InputFile) -> Iterator[str]:
     """The name of the file on a local disk: the library opens no others."""
-    if "://" not in str(file.path):
+    if not in_bucket(file.path):
         open_file(file).close()  # the library takes what it cannot open for a file of no records
         yield os.fspath(file.path)
         return

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from etils import epath
 
 from jaxllm.core.errors import UserError, nearest
-from jaxllm.core.paths import path
+from jaxllm.core.paths import in_bucket, path
 from jaxllm.data.prepare.config import InputConfig
 from jaxllm.data.prepare.readers.base import InputFile
 from jaxllm.data.prepare.readers.registry import (
@@ -105,6 +105,8 @@ def expand(
     Raises:
       UserError: nothing is there.
     """
+    if not name:  # a path of "" is the current folder
+        raise UserError(f"{field}: an entry is empty. Remove it, or write . for this folder.")
     if name.startswith(SAMPLE):
         found = path(sample(name.removeprefix(SAMPLE)))
         if not found.is_dir():
@@ -128,6 +130,11 @@ def expand(
         base, found = _glob(root)
         if not found:
             raise UserError(f"{field}: nothing matches {name!r}. {_neighbours(base)}")
+    elif os.path.islink(root):
+        raise UserError(
+            f"{field}: {name} is a link to {os.readlink(root)}, which is gone or leads back to the "
+            "link. Remove it, or name another file."
+        )
     else:
         near = _neighbours(root.parent, root.name)
         raise UserError(f"{field}: {name} does not exist. {near}")
@@ -163,7 +170,7 @@ def _glob(pattern: epath.Path) -> tuple[epath.Path, list[epath.Path]]:
     base = pattern
     while glob.has_magic(str(base)):
         base = base.parent
-    if "://" in str(pattern):  # `**` is left to the local disk: in a bucket it lists everything
+    if in_bucket(pattern):  # `**` is left to the local disk: in a bucket it lists everything
         found = base.glob(str(pattern)[len(str(base)) :].lstrip("/"))
     else:
         found = [path(name) for name in glob.glob(str(pattern), recursive=True)]
