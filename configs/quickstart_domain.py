@@ -2,6 +2,9 @@
 
 A tenth of the examples replays the general text, against forgetting it; variant no_replay shows
 what that is good for. Run configs/quickstart.py first; the sizes follow from `train.init_from`.
+
+`:debug` goes on from a debug run:
+  jaxllm train --config=configs/quickstart.py:debug --workdir=runs/quickstart/base_debug
 """
 
 from jaxllm.core.config import check_variant

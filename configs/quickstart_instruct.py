@@ -2,6 +2,9 @@
 
 The domain model stays as it is; only adapters of rank 16 train. Run configs/quickstart_domain.py
 first. `jaxllm preview --config=configs/quickstart_instruct.py` shows what is trained on.
+
+`:debug` goes on from a debug run:
+  jaxllm train --config=configs/quickstart_domain.py:debug --workdir=runs/quickstart/domain_debug
 """
 
 from jaxllm.core.config import check_variant

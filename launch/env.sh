@@ -64,7 +64,9 @@ _jaxllm_setup() {
   if [ -n "$old_origin" ] && [ "$origin" != "$old_origin" ]; then
     rm -rf "$venv" # the project was moved or copied, or another Python is asked for
   fi
-  echo "Setting up .venv with [$extras] (once, about a minute) …" >&2
+  local takes="about a minute"
+  [ "$extras" = report ] || takes="a few minutes"
+  echo "Setting up .venv with [$extras] (once, $takes) …" >&2
   log="$(mktemp)"
   if ! _jaxllm_install "$root" "$extras" "$python" >"$log" 2>&1; then
     cat "$log" >&2
@@ -79,7 +81,7 @@ _jaxllm_setup() {
 # Without an accelerator jax would look for a TPU and print a page of warnings.
 _jaxllm_platform() {
   local file
-  for file in /dev/accel0 /dev/vfio/0 /dev/nvidia0 /dev/nvidiactl /dev/kfd; do
+  for file in /dev/accel0 /dev/vfio/0 /dev/nvidia0 /dev/nvidiactl /dev/kfd /dev/dxg; do
     [ ! -e "$file" ] || return 0
   done
   if [ -z "${TPU_NAME:-}" ] && ! command -v nvidia-smi >/dev/null; then

@@ -110,7 +110,7 @@ def test_packing_compares_packed_rows_with_padded():
     assert "packed / padded          ratio: text a second" in output
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_resume_survives_kills():
     output = bench("resume.py")
     assert "3 of 3 kills" in output

@@ -18,11 +18,11 @@ from jaxllm.cli.flags import parse, required
 
 def main(argv: list[str]) -> int:
     """Runs the verb."""
-    named = any(re.match(r"--?config(=|$)", argument) for argument in argv)
+    named = any(re.match(r"--?(config(=|$)|help$|h$)", argument) for argument in argv)
     recipe, values = parse(argv, __doc__, _define, config=named, workdir=False)
 
     from jaxllm.core.display import make_display
-    from jaxllm.core.paths import atomic_write_text
+    from jaxllm.core.paths import atomic_write_text, make_directory, path
     from jaxllm.plan.advice_tables import show
     from jaxllm.plan.advise import advise
     from jaxllm.plan.situation import Situation, goal_of
@@ -38,6 +38,7 @@ def main(argv: list[str]) -> int:
     with make_display() as display:
         show(advice, display)
     if values.output:
+        make_directory(path(values.output).parent)
         atomic_write_text(values.output, json.dumps(advice.to_dict(), indent=1) + "\n")
         print(f"Wrote {values.output}")
     return 0

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     values, options = parse(argv, __doc__, _define, workdir=False)
 
     from jaxllm.core.display import make_display
-    from jaxllm.core.paths import atomic_write_text, path
+    from jaxllm.core.paths import atomic_write_text, make_directory, path
     from jaxllm.plan.check import check, prepare_environment
     from jaxllm.train.config import resolve_config
 
@@ -46,7 +46,8 @@ def main(argv: list[str]) -> int:
         )
         display.table(f"{found.where.name}", ("what", "found"), found.facts)
     if options.output:
-        atomic_write_text(path(options.output), json.dumps(found.to_dict(), indent=1) + "\n")
+        make_directory(path(options.output).parent)
+        atomic_write_text(options.output, json.dumps(found.to_dict(), indent=1) + "\n")
     if not found.passed:
         raise UserError(" ".join(found.failures))
     print("Nothing was found that would stop the run.")

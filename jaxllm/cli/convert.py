@@ -38,12 +38,13 @@ def main(argv: list[str]) -> int:
         )
         display.message(f"wrote {output}")
         if parity:
-            there = "not installed"
+            there = "; transformers is not installed, so it was not compared"
             if parity["transformers"] is not None:
-                there = f"{parity['transformers']:.2g}"
+                there = f" and {parity['transformers']:.2g} in transformers"
             display.message(
-                f"largest difference of outputs (the largest is {parity['largest_logit']:.2g}): "
-                f"{parity['reimported']:.2g} imported again, {there} in transformers"
+                f"outputs differ from the source's, of which the largest is "
+                f"{parity['largest_logit']:.2g}, by at most {parity['reimported']:.2g} after "
+                f"importing again{there}"
             )
     return 0
 

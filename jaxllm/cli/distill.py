@@ -1,9 +1,14 @@
 """jaxllm distill: keeps what a teacher predicts for a recipe's examples, or has it answer prompts.
 
-  jaxllm distill --config=configs/llama.py --workdir=data/teacher \
+With --config it keeps the likeliest tokens of a recipe's examples in --workdir, to train with:
+
+  jaxllm distill --config=configs/llama.py --workdir=data/teacher \\
       --config.tune.distillation.teacher=runs/teacher
-  jaxllm train --config=configs/llama.py --workdir=runs/student \
+  jaxllm train --config=configs/llama.py --workdir=runs/student \\
       --config.tune.distillation.cache=data/teacher
+
+With --model it answers prompts; the flags from --model on are for this:
+
   jaxllm distill --model=runs/teacher --prompts=prompts.jsonl --output=data/rows.jsonl
 """
 
@@ -21,7 +26,8 @@ def main(argv: list[str]) -> int:
     """Runs the verb."""
     if any(re.match(r"--?(model|prompts|output)(=|$)", argument) for argument in argv):
         return _answers(argv)
-    values, options = parse(argv, __doc__)
+    both = _define if {"--help", "-h"} & set(argv) else None  # help lists the flags of both ways
+    values, options = parse(argv, __doc__, both)
 
     from jaxllm.train.config import resolve_config
 
@@ -57,10 +63,12 @@ def _answers(argv: list[str]) -> int:
         raise UserError(f"--batch={values.batch} must be at least 1.")
 
     from jaxllm.core.display import make_display
+    from jaxllm.core.paths import make_directory, path
     from jaxllm.generate.defaults import Defaults
     from jaxllm.generate.distill import Answering, write_answers
     from jaxllm.generate.model import load
 
+    make_directory(path(output).parent)
     teacher = load(name)
     teacher.defaults = teacher.defaults.otherwise(Defaults(max_new_tokens=512))
     drawing = {

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import tuple_parser
 
 from jaxllm.cli.recipes import add_sources, check_fields, give_way, load_recipe
+from jaxllm.core.config import INT32
 from jaxllm.core.errors import UserError, nearest
 
 
@@ -58,6 +59,7 @@ def parse(
         raise UserError(_explain(error, values)) from error
     if rest:
         raise UserError(f"Unexpected argument {rest[0]!r}: write --flag=value.")
+    _check_sizes(values)
     if workdir:
         required(values, "workdir")
     return recipe, values
@@ -116,7 +118,23 @@ def _check_names(argv: Sequence[str], values: flags.FlagValues, config: bool) ->
         name = match[1]
         there = name in known or (name.startswith("no") and name[2:] in values)
         if not there or (match[2] == "." and not (config and name == "config")):
-            raise UserError(f"--{name} is no flag of this verb. {nearest(name, known)}")
+            raise UserError(f"--{name} is no flag of this verb. "
+                            f"{nearest('--' + name, [f'--{one}' for one in known])}")
+
+
+# The range of the verbs' own whole numbers that are not int32.
+RANGES = {"seed": (0, 2**32 - 1), "shard_bytes": (-INT32, 2**63 - 1)}
+
+
+def _check_sizes(values: flags.FlagValues) -> None:
+    """Refuses numbers that no device holds; those of the recipe's fields are checked with it."""
+    for name in values:
+        flag = values[name]
+        own = isinstance(flag.parser, flags.IntegerParser) and not name.startswith("config.")
+        if own and flag.value is not None:
+            least, most = RANGES.get(name, (-INT32, INT32))
+            if not least <= flag.value <= most:
+                raise UserError(f"--{name}={flag.value} must lie between {least} and {most}.")
 
 
 def _split_config(argv: Sequence[str]) -> tuple[str, list[str]]:

@@ -1,6 +1,7 @@
 """jaxllm generate: continues prompts with a trained model, token by token.
 
   jaxllm generate --model=runs/first --prompt="ROMEO:" --max_new_tokens=200 --temperature=0.8
+  jaxllm generate --model=runs/assistant --chat --prompt="What is inflation?"
 """
 
 from __future__ import annotations
@@ -22,18 +23,25 @@ def main(argv: list[str]) -> int:
 
     model = load(name)
     model.defaults = model.defaults.otherwise(Defaults(max_new_tokens=200, temperature=0.8))
-    # an encoder-decoder answers its prompt, others go on from it
-    between = "\n" if model.model.config.architecture == "encoder_decoder" else ""
+    texts = model.as_chat(prompts) if values.chat else prompts
+    # an encoder-decoder answers its prompt and so does a chat, others go on from it
+    answers = values.chat or model.model.config.architecture == "encoder_decoder"
+    between = "\n" if answers else ""
     alone = len(prompts) == 1
     stream = Stream(prompts[0] + between)
     completions = model.generate(
-        prompts, max_new_tokens=values.max_new_tokens, temperature=values.temperature,
+        texts, max_new_tokens=values.max_new_tokens, temperature=values.temperature,
         top_k=values.top_k, top_p=values.top_p, min_p=values.min_p, beams=values.beams,
         length_penalty=values.length_penalty, stop=values.stop, seed=values.seed,
         on_text=stream if alone else None,
     )
     if alone:
         stream(0, "\n")
+    for number, completion in enumerate(completions, 1):
+        if completion.finish_reason == "stop" and not completion.token_ids:
+            of = "" if alone else f" of prompt {number}"
+            print(f"The model ended the text{of} at once: there is nothing more.", file=sys.stderr)
+    if alone:
         return 0
     for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         print(f"--- {index + 1}/{len(prompts)} ({completion.finish_reason})")
@@ -60,6 +68,10 @@ def _define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_multi_string(
         "prompt", None, "Text to go on from; repeat the flag for a batch.", **add
+    )
+    flags.DEFINE_bool(
+        "chat", False, "Ask each prompt as a user's message, by the tokenizer's chat template.",
+        **add
     )
     # None: as a Hugging Face folder's generation_config.json says, else the value in brackets
     flags.DEFINE_integer("max_new_tokens", None, "Tokens to generate at most (200).", **add)

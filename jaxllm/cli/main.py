@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         if argv[0] not in VERBS:
             raise unknown("verb", argv[0], VERBS)
         # a failure here ends the run's processes on other hosts too
-        with _terminated_as_interrupted(), watch.together():
+        with _ended_by_sigterm(argv[0]), watch.together():
             return importlib.import_module(f"jaxllm.cli.{argv[0]}").main(argv[1:])
     except UserError as error:
         print(f"jaxllm: {' '.join(str(error).split())}", file=sys.stderr)
@@ -47,19 +48,29 @@ def main(argv: list[str] | None = None) -> int:
         print(f"jaxllm: {stop}", file=sys.stderr)
         return EXIT_RESUMABLE
     except KeyboardInterrupt:
-        lost = "; nothing was saved since the last checkpoint" if argv[0] in SAVING else ""
-        print(f"jaxllm: interrupted{lost}.", file=sys.stderr)
+        print(f"jaxllm: interrupted{_lost(argv[0])}.", file=sys.stderr)
         return EXIT_RESUMABLE
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()
         return EXIT_DONE
 
 
+def _lost(verb: str) -> str:
+    return "; nothing was saved since the last checkpoint" if verb in SAVING else ""
+
+
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, which clusters send, ends a verb as Ctrl-C does; a trainer that steps saves first.
+def _ended_by_sigterm(verb: str) -> Iterator[None]:
+    """SIGTERM, which clusters send, ends a verb with the code of what can be resumed.
+
+    At once: an exception in the middle of an import of jax would crash. A trainer that has begun
+    saves first, see train/interrupt.py.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    def end(number: int, frame: object) -> None:
+        os.write(2, f"jaxllm: terminated{_lost(verb)}.\n".encode())
+        os._exit(EXIT_RESUMABLE)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
 """jaxllm prepare: turns text into token shards with a train/validation split and a tokenizer.
 
-  jaxllm prepare --config=configs/data/shakespeare.py --workdir=runs/data/shakespeare
+  jaxllm prepare --config=configs/data/shakespeare.py --workdir=data/shakespeare
   jaxllm prepare --config=configs/data/text.py --config.input.paths="('texts/*.txt',)" --workdir=OUT
   jaxllm prepare --config=configs/data/web_en.py --workdir=gs://BUCKET/web --runner=beam -- \\
       --runner=DataflowRunner --project=PROJECT --region=REGION
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
 
 def _show(manifest: Manifest, folder: str, display: Display) -> None:
     rows = [
-        (name, s.documents, s.characters, s.bytes, s.tokens, round(s.characters / s.tokens, 2))
+        (name, s.documents, s.characters, s.bytes, s.tokens, f"{s.characters / s.tokens:.2f}")
         for name, s in manifest.splits.items()
     ]
     if reasons := _reasons(manifest):

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from jaxllm.core.config import to_config_dict
 from jaxllm.core.errors import UserError, nearest
 from jaxllm.data.config import SourceConfig
-from jaxllm.data.prepare.config import TokenizerConfig
+from jaxllm.data.prepare.config import READ, TokenizerConfig
 
 # The verb that a recipe is for: a section that only its recipes have, and where they lie.
 KINDS = {"prepare": ("input", "configs/data"), "train": ("train", "configs")}
@@ -34,21 +34,26 @@ def load_recipe(argument: str, kind: str) -> ConfigDict:
     file, _, variant = argument.partition(":")
     if not os.path.isfile(file):
         near = {*Path("configs").glob("**/*.py"), *Path(file).parent.glob("*.py")}
+        here = (
+            f"Recipes are looked for from the current folder, {os.getcwd()}, which has none: "
+            "change into the project's folder, or name the file by its whole path."
+        )
         raise UserError(
-            f"--config={argument}: there is no such recipe file. {nearest(file, map(str, near))}"
+            f"--config={argument}: there is no such recipe file. "
+            f"{nearest(file, map(str, near)) if near else here}"
         )
     try:
         spec = importlib.util.spec_from_file_location("jaxllm_recipe", os.path.abspath(file))
         if spec is None:
-            raise UserError(f"--config={file} is no recipe: a recipe is a Python file, NAME.py.")
+            raise UserError("It is no recipe: a recipe is a Python file, NAME.py.")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
         recipe = module.get_config(variant) if variant else module.get_config()
-    except UserError:
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {_reason(error)}".split())
+    except UserError as error:
+        raise UserError(f"--config={argument}: {error}") from error
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}{_reason(error)}".split())
         raise UserError(f"The recipe {file}{_line(error, file)} fails: {reason}") from error
     if not isinstance(recipe, ConfigDict):
         raise UserError(
@@ -77,11 +82,20 @@ def add_sources(recipe: ConfigDict, argv: Sequence[str]) -> None:
 
 
 def give_way(recipe: ConfigDict, argv: Sequence[str]) -> None:
-    """What a recipe says of training a tokenizer gives way to `--config.tokenizer.path=FOLDER`."""
+    """What a recipe says of training a tokenizer gives way to `--config.tokenizer.path=FOLDER`, and
+    what is then not read to `--config.tokenizer.kind=KIND` and `--config.eval.prompts="()"`."""
+    if "eval" in recipe and _given("eval.prompts", argv) == "()":
+        from jaxllm.train.config import EvalConfig
+
+        recipe.eval.sample_tokens = EvalConfig.sample_tokens
     section = recipe.get("tokenizer", {})
-    named = any(re.match(r"--?config\.tokenizer\.path(=.|$)", argument) for argument in argv)
-    if named and "train_characters" in section:  # that of `jaxllm prepare`
-        section.update(to_config_dict(TokenizerConfig()))
+    if "train_characters" not in section:  # that of `jaxllm prepare` has it
+        return
+    usual, kind = to_config_dict(TokenizerConfig()), _given("tokenizer.kind", argv)
+    if _given("tokenizer.path", argv):
+        section.update(usual)
+    elif kind in READ:
+        section.update({name: usual[name] for name in usual if name not in {*READ[kind], "path"}})
 
 
 def check_fields(recipe: ConfigDict, argv: Sequence[str]) -> None:
@@ -109,6 +123,16 @@ def overrides(argv: Sequence[str]) -> list[str]:
     return [match[1] for argument in argv if (match := OVERRIDE.match(argument))]
 
 
+def _given(field: str, argv: Sequence[str]) -> str:
+    """The value that the arguments give a field last; "": none."""
+    value = ""
+    for argument, following in zip(argv, (*argv, "")[1:], strict=True):
+        match = re.fullmatch(rf"--?config\.{re.escape(field)}(?:=(.*))?", argument, re.DOTALL)
+        if match:
+            value = following if match[1] is None else match[1]
+    return value
+
+
 def _fix(name: str, section: ConfigDict, where: list[str]) -> str:
     if where == ["data", "mixture"]:
         there = ", ".join(sorted(section)) or "no source"
@@ -129,11 +153,12 @@ def _check_kind(recipe: ConfigDict, argument: str, kind: str) -> None:
         )
 
 
-def _reason(error: Exception) -> str:
-    return error.msg if isinstance(error, SyntaxError) else str(error).strip().rstrip(".") + "."
+def _reason(error: BaseException) -> str:
+    text = error.msg if isinstance(error, SyntaxError) else str(error).strip().rstrip(".") + "."
+    return text if text == "." else f": {text}"
 
 
-def _line(error: Exception, file: str) -> str:
+def _line(error: BaseException, file: str) -> str:
     """ line N, the place in the recipe that was reached; nothing when it was none of its lines."""
     place = os.path.abspath(file)
     if isinstance(error, SyntaxError) and error.filename == place:

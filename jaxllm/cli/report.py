@@ -1,6 +1,6 @@
 """jaxllm report: writes one offline HTML page about a run, or about several beside each other.
 
-jaxllm report RUN [RUN …] [--output=FILE]
+  jaxllm report RUN [RUN …] [--output=FILE]
 
 RUN is a run directory (the --workdir of `jaxllm train`), or what `jaxllm plan --output` wrote. The
 page goes to report.html in the last of them unless --output names another file. With two runs its

@@ -1,7 +1,7 @@
 """ConfigDict in, frozen dataclasses out: each layer declares its section and receives only that.
 
-A section is a frozen dataclass whose leaves are int, float, bool, str or tuples of those; it may
-hold other sections and dictionaries of sections. Recipes build the same tree as an
+A section is a frozen dataclass whose leaves are int, Wide, float, bool, str or tuples of those; it
+may hold other sections and dictionaries of sections. Recipes build the same tree as an
 `ml_collections.ConfigDict`, so that `--config.section.field=value` works for every field;
 `resolve` turns it into the dataclasses once, strictly. The file imports no jax: a wrong key is
 reported before anything heavy is loaded.
@@ -20,6 +20,10 @@ from ml_collections import ConfigDict, config_dict
 from jaxllm.core.errors import UserError, nearest
 
 Section = TypeVar("Section")
+# An int field that need not fit int32, such as a number of bytes: who reads it bounds it.
+Wide = typing.NewType("Wide", int)
+
+INT32 = 2**31 - 1  # steps and positions are int32 on a device
 
 
 def to_config_dict(section: Any) -> ConfigDict:
@@ -39,7 +43,8 @@ def overlay(cls: type) -> ConfigDict:
         if dataclasses.is_dataclass(kind):
             result[name] = overlay(kind)
         else:
-            result[name] = config_dict.placeholder(typing.get_origin(kind) or kind)
+            plain = getattr(kind, "__supertype__", kind)
+            result[name] = config_dict.placeholder(typing.get_origin(plain) or plain)
     return result
 
 
@@ -62,7 +67,8 @@ def resolve(cls: type[Section], values: Any, where: str = "config") -> Section:
     """The dataclass `cls` filled from a ConfigDict or dictionary.
 
     Raises:
-      UserError: an unknown key (with the nearest known one) or a value of the wrong type.
+      UserError: an unknown key (with the nearest known one), a value of the wrong type, or an
+        int outside int32 in a field that is not Wide.
     """
     kinds = _fields(cls)
     _reject_unknown(values, kinds, where)
@@ -157,6 +163,9 @@ def _leaf(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, (tuple, list)):
             raise UserError(f"{where}={value!r} must be a tuple, such as ({value!r},).")
         return tuple(_leaf(inner, item, where) for item in value)
+    if kind is int and isinstance(value, int) and not -INT32 <= value <= INT32:
+        raise UserError(f"{where}={value} must lie between -{INT32} and {INT32}.")
+    kind = int if kind is Wide else kind
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

@@ -54,6 +54,14 @@ def unknown(field: str, name: object, choices: Iterable[str]) -> UserError:
     return UserError(f"{field}={name!r} is unknown. {nearest(str(name), choices)}")
 
 
+def install(extra: str) -> str:
+    """The sentence that says how an extra of the package is installed, in a checkout too."""
+    return (
+        f"Install it with: pip install 'jaxllm[{extra}]', or in a checkout: "
+        f"JAXLLM_EXTRAS={extra} source launch/env.sh"
+    )
+
+
 @contextlib.contextmanager
 def naming_memory(what: str, fix: str) -> Iterator[None]:
     """Turns a device or a host that is out of memory into a UserError: `what` was too large.

@@ -39,6 +39,7 @@ from jaxllm.data.sources import TokenSource
 from jaxllm.data.tokenizers import Tokenizer
 
 EMPTY = Examples({}, np.zeros(0, np.int64))
+MOST_WORKERS = MOST_PREFETCH = 1024
 FORMAT = 2  # of the examples that a config and a seed give; grows when they change
 
 
@@ -61,10 +62,11 @@ class TrainingData:
         """
         if not 0 <= seed < 2**32:  # jax.random.key keeps 32 bits
             raise UserError(f"seed={seed} must lie between 0 and 2**32 - 1 = {2**32 - 1}.")
-        for name, least in (("workers", 0), ("prefetch", 1)):
-            if getattr(config, name) < least:
+        for name, least, most in (("workers", 0, MOST_WORKERS), ("prefetch", 1, MOST_PREFETCH)):
+            if not least <= getattr(config, name) <= most:
                 raise UserError(
-                    f"data.{name}={getattr(config, name)} must be at least {least}."
+                    f"data.{name}={getattr(config, name)} must be at least {least} and at most "
+                    f"{most}."
                 )
         objective_class(config.objective)  # a wrong name is told before the data are looked at
         self.config, self.seed, self._decoder_start_id = config, seed, decoder_start_id
@@ -162,10 +164,11 @@ class TrainingData:
         """sha256 of everything that decides the batches: equal fingerprints, equal batches."""
         config = self.config
         options = self._objective.OPTIONS
+        several = len(self.sources) > 1  # one has all turns, whatever its weight
         parts = {
             "format": FORMAT,
             "mixture": {
-                name: [config.mixture[name].weight, _contents(source)]
+                name: [config.mixture[name].weight if several else 1.0, _contents(source)]
                 for name, source in self.sources.items()
             },
             "tokenizer": self.tokenizer_hash, "seed": self.seed, "shuffle": config.shuffle,
@@ -175,7 +178,7 @@ class TrainingData:
             "global_batch_size": config.global_batch_size,
             "block_cross_document_attention": config.block_cross_document_attention,
         }
-        if config.mixture_temperature:
+        if config.mixture_temperature and several:
             parts["mixture_temperature"] = self.weights
         if self._rows:
             parts["rows"] = [

@@ -8,6 +8,7 @@ both sides, texts and words with labels those.
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -85,7 +86,7 @@ def preview(
         if row.encoder_inputs is not None:
             counts = tuple(map(np.count_nonzero, (row.encoder_segment_ids, row.segment_ids)))
         table.append((number, source, *counts, f"{padding:.1%}", f"{trained:.1%}"))
-    console.print(Text(legend, "dim"))
+    console.print(Text(_legend(legend, console.is_terminal), "dim"))
     length, encoder_length = data.lengths
     lengths = f"{encoder_length} and {length}" if encoder_length else f"{length}"
     display.table(
@@ -93,6 +94,16 @@ def preview(
         PAIR_COLUMNS if encoder_length else COLUMNS, table,
     )
     return stats
+
+
+def _legend(words: str, coloured: bool) -> str:
+    """What the marks of a text mean; colours and strokes only where they are seen."""
+    if "Struck" in words:
+        words += " ␣ is a space that is not learned."
+    if coloured:
+        return words
+    words = re.sub(r"Each colour is an? \w+, ¶ its", "¶ is the", words)
+    return re.sub(r" (Struck|A colour)\b[^.]*\.", "", words)
 
 
 def _renderer(

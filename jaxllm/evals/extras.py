@@ -5,16 +5,14 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from jaxllm.core.errors import UserError
-
-INSTALL = "pip install 'jaxllm[eval]'"
+from jaxllm.core.errors import UserError, install
 
 
 def need(module: str, what: str, library: str = "") -> ModuleType:
     """The module of the extra `eval` that `what` needs.
 
     Raises:
-      UserError: its library is not installed; the message has the command that installs it.
+      UserError: its library is not installed; the message says how it is installed.
     """
     try:
         return importlib.import_module(module)
@@ -23,5 +21,5 @@ def need(module: str, what: str, library: str = "") -> ModuleType:
             raise
         raise UserError(
             f"{what} needs the library {library or module.partition('.')[0]}, which is not "
-            f"installed. Install it with: {INSTALL}"
+            f"installed. {install('eval')}"
         ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -88,6 +88,11 @@ def evaluate_perplexity(
             f"the models have different objectives ({', '.join(sorted(tasks))}): their losses are "
             "of different tasks and do not compare, so no difference is shown"
         )
+    if len(lengths := {record["sequence_length"] for _, record in results}) > 1:
+        display.message(
+            f"the models are measured in rows of different lengths ({_listed(lengths)} tokens), "
+            "and longer rows give lower losses: --sequence_length measures all alike"
+        )
     return results
 
 
@@ -102,7 +107,7 @@ def comparison(results: Sequence[tuple[str, Record]], field: str = "loss") -> tu
     values: dict[str, dict[str, Any]] = {}
     for name, record in results:
         values.setdefault(record["split"].removeprefix("eval/"), {})[name] = record[field]
-    columns = ["data", *titles] + (["difference"] if compares else [])
+    columns = ["data", *titles] + ([f"{titles[-1]} − {titles[0]}"] if compares else [])
     rows = []
     for data, by_model in values.items():
         row = [data, *(by_model[name] for name in models)]
@@ -110,6 +115,10 @@ def comparison(results: Sequence[tuple[str, Record]], field: str = "loss") -> tu
             row.append(f"{row[-1] - row[1]:+.4f}")
         rows.append(row + [None] * (len(columns) - len(row)))
     return columns, rows
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
 
 
 def _check_predicts(saved: SavedModel) -> None:

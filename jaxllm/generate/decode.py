@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxllm.core.errors import UserError
 from jaxllm.data.tokenizers import Tokenizer
 from jaxllm.generate.beams import BeamSearch, search
 from jaxllm.generate.rows import NO_TOKEN, Completion, OnText, Row, emit
@@ -51,12 +52,15 @@ def generate(
     positions leave room for fewer tokens than `max_new_tokens`.
 
     Raises:
-      UserError: an empty prompt, one that leaves no room in the model's context, or a model that
-        generates no text.
+      UserError: see `check_prompts`; also a seed out of range.
     """
+    if not 0 <= seed < 2**32:  # jax.random.key keeps 32 bits
+        raise UserError(f"seed={seed} must lie between 0 and 2**32 - 1 = {2**32 - 1}.")
     sampling = sampling or Sampling()
     (beams or sampling).check()
     rules = rules or TokenRules(() if tokenizer.eos_id is None else (tokenizer.eos_id,))
+    if not prompts:
+        return []
     config = model.config
     ids, limit = check_prompts(config, tokenizer, prompts, max_new_tokens, warn)
     encoded = config.architecture == "encoder_decoder"

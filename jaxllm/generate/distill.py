@@ -61,7 +61,7 @@ def write_answers(
         batch = rows[start : start + how.batch]
         texts = [prompt_text(teacher, row, f"{prompts}, row {start + i + 1}")
                  for i, row in enumerate(batch)]
-        answers = teacher.generate(texts, seed=how.seed + start, **how.drawing)
+        answers = teacher.generate(texts, seed=(how.seed + start) % 2**32, **how.drawing)
         for row, answer in zip(batch, answers, strict=True):
             part.append(_row(row, answer, how, counts))
         display.update(start + len(batch), {"rows": counts.written})

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxllm.core.errors import UserError, naming_memory
@@ -37,12 +38,19 @@ class LoadedModel:
         self.model, self.tokenizer = model, tokenizer
         self.defaults = defaults or Defaults()
 
+    def __repr__(self) -> str:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.model.params))
+        return (
+            f"LoadedModel({self.model.config.family}, {count:,} parameters, "
+            f"step {self.model.step:,})"
+        )
+
     def generate(
         self, prompts: Texts, *, max_new_tokens: int | None = None,
         temperature: float | None = None, top_k: int | None = None, top_p: float | None = None,
         min_p: float | None = None, beams: int | None = None,
         length_penalty: float | None = None, early_stopping: bool | str | None = None,
-        stop: Sequence[str] = (), seed: int = 0, on_text: OnText | None = None,
+        stop: Texts = (), seed: int = 0, on_text: OnText | None = None,
     ) -> list[Completion]:
         """Continues the prompts; see `jaxllm.generate.decode.generate`.
 
@@ -59,9 +67,22 @@ class LoadedModel:
             return generate(
                 self.model, self.tokenizer, prompts, max_new_tokens=most,
                 sampling=None if how else Sampling(**self._filled(drawing)), beams=how,
-                rules=self.defaults.rules, stop=stop, seed=seed, on_text=on_text,
+                rules=self.defaults.rules, stop=_listed(stop), seed=seed, on_text=on_text,
                 warn=partial(print, file=sys.stderr),
             )
+
+    def as_chat(self, prompts: Texts) -> list[str]:
+        """The text that asks each prompt as a user's message, for `generate` to answer.
+
+        Raises:
+          UserError: the tokenizer has no chat template.
+        """
+        return [
+            self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True
+            )
+            for prompt in _listed(prompts)
+        ]
 
     def score(self, texts: Texts) -> list[np.ndarray]:
         """Log-probability in nats of every token of each text given those before it.

@@ -43,7 +43,9 @@ def sample(logits_BV: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Arra
     """One token id per row, int32 [B], from float32 scores."""
     if sampling.temperature == 0:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-    filtered = filter_logits(logits_BV / sampling.temperature, sampling)
+    # from the largest down: a tiny temperature makes infinities only of what is never drawn
+    below_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
+    filtered = filter_logits(below_BV / sampling.temperature, sampling)
     return jax.random.categorical(key, filtered, axis=-1).astype(jnp.int32)
 
 

@@ -23,7 +23,7 @@ from jaxllm.models.tower import Inputs, Memory
 from jaxllm.models.transformer import Transformer
 from jaxllm.nn.attention import Cache
 
-MOST_TOKENS = 2**30  # positions are int32
+MOST_TOKENS = 2**20  # of which a cache has room for each
 
 
 @dataclass(frozen=True)
@@ -132,15 +132,15 @@ def check_prompts(
     `warn` is told when those are fewer than `max_new_tokens`.
 
     Raises:
-      UserError: a model that writes no text, an empty prompt, or one that leaves no room in the
-        model's context.
+      UserError: a model that writes no text, an empty prompt, one that is no Unicode text, or one
+        that leaves no room in the model's context.
     """
     check_writes(config)
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens={max_new_tokens} must be at least 1.")
     if max_new_tokens > MOST_TOKENS:
         raise UserError(f"max_new_tokens={max_new_tokens} must be at most {MOST_TOKENS}.")
-    ids = [tokenizer.encode(prompt) for prompt in prompts]
+    ids = [encode(tokenizer, prompt, f"prompt {i + 1}") for i, prompt in enumerate(prompts)]
     for index, row in enumerate(ids):
         if not row:
             raise UserError(f"prompt {index + 1} is empty: give at least one character.")
@@ -166,6 +166,23 @@ def check_prompts(
             f"most {room} tokens{after}, not max_new_tokens={max_new_tokens}."
         )
     return ids, min(max_new_tokens, room)
+
+
+def encode(tokenizer: Tokenizer, text: str, name: str) -> list[int]:
+    """The ids of a text; a lone surrogate, such as Python makes of bytes that are not UTF-8, has
+    none.
+
+    Raises:
+      UserError: `name` has such a character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{name} is no Unicode text: its character {error.start + 1} is "
+            f"{text[error.start]!a}, half of a pair or a byte that is not UTF-8. Give it as UTF-8."
+        ) from error
+    return tokenizer.encode(text)
 
 
 def check_writes(config: ModelConfig) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxllm.core.errors import UserError
 from jaxllm.data.tokenizers import Tokenizer
-from jaxllm.generate.steps import rounded, start_id
+from jaxllm.generate.steps import encode, rounded, start_id
 from jaxllm.models.load import Model
 from jaxllm.models.tower import Inputs
 from jaxllm.nn.module import bind
@@ -63,7 +63,7 @@ def log_probabilities(
     Raises:
       UserError: a text of fewer than two tokens, or of more than the model has positions.
     """
-    ids = [tokenizer.encode(text) for text in texts]
+    ids = [encode(tokenizer, text, f"text {i + 1}") for i, text in enumerate(texts)]
     for row, text in zip(ids, texts, strict=True):
         if len(row) < 2:
             raise UserError(f"{text!r} has {len(row)} tokens: a score needs two at least.")
@@ -131,8 +131,10 @@ def _wrapped(
     """
     if pairs is not None and len(pairs) != len(texts):
         raise UserError(f"There are {len(texts)} texts and {len(pairs)} pairs: give one for each.")
-    ids = [_encoded(tokenizer, text, mask) for text in texts]
-    seconds = [None] * len(ids) if pairs is None else [tokenizer.encode(text) for text in pairs]
+    ids = [_encoded(tokenizer, text, mask, f"text {i + 1}") for i, text in enumerate(texts)]
+    seconds = [None] * len(ids) if pairs is None else [
+        encode(tokenizer, text, f"pair {i + 1}") for i, text in enumerate(pairs)
+    ]
     rows = [
         tokenizer.with_special_tokens(row, second)
         for row, second in zip(ids, seconds, strict=True)
@@ -146,11 +148,11 @@ def _wrapped(
     return rows
 
 
-def _encoded(tokenizer: Tokenizer, text: str, mask: str) -> list[int]:
+def _encoded(tokenizer: Tokenizer, text: str, mask: str, name: str) -> list[int]:
     """The ids of a text; tokenizers trained here never read a special token out of one."""
     if not mask or tokenizer.kind == "huggingface":
-        return tokenizer.encode(text)
-    first, *rest = (tokenizer.encode(part) for part in text.split(mask))
+        return encode(tokenizer, text, name)
+    first, *rest = (encode(tokenizer, part, name) for part in text.split(mask))
     return first + [token for part in rest for token in (tokenizer.mask_id, *part)]
 
 

@@ -60,6 +60,9 @@ class ModelConfig:
         """
         self._check_names()
         self.adapter.check("tune")
+        for name in ("width", "layers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name}={getattr(self, name)} must be at least 1.")
         check_ranges(self, "model", RANGES)
         attention, heads = self.attention, self.attention.heads
         kv_heads = attention.kv_heads or heads
@@ -82,9 +85,6 @@ class ModelConfig:
                 f"model.attention.head_dim={head_dim} or "
                 f"model.positions.rotary_fraction={self.positions.rotary_fraction}."
             )
-        for name in ("width", "layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name}={getattr(self, name)} must be at least 1.")
         attention = dataclasses.replace(attention, kv_heads=kv_heads, head_dim=head_dim)
         encoder = self.encoder
         if self.architecture == "encoder_decoder":

@@ -81,9 +81,10 @@ class SavedRun(SavedModel):
         if self.step is None or self.step in steps:
             return steps if self.step is None else [self.step]
         near = sorted(steps, key=lambda s: abs(s - self.step))[:3]
+        nearest = f"; nearest: {', '.join(map(str, near))}" if len(steps) > len(near) else ""
         raise UserError(
             f"model={self.name!r}: there is no checkpoint of step {self.step}. Steps there: "
-            f"{', '.join(map(str, steps))}; nearest: {', '.join(map(str, near))}."
+            f"{', '.join(map(str, steps))}{nearest}."
         )
 
     @property

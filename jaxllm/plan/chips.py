@@ -86,8 +86,9 @@ def find_chip(name: str, field: str = "--topology") -> Chip:
     name = name.lower()
     name = ALIASES.get(name, name)
     if name not in CHIPS:
+        close = nearest(name, (*CHIPS, *ALIASES), listed=False)
         raise UserError(
-            f"{field}: {name!r} is no chip that is known here. {nearest(name, (*CHIPS, *ALIASES))} "
-            f"There are {', '.join(CHIPS)}."
+            f"{field}: {name!r} is no chip that is known here. There are {', '.join(CHIPS)}. "
+            f"{close}".rstrip()
         )
     return CHIPS[name]

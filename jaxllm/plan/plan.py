@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxllm.core.errors import UserError
-from jaxllm.core.paths import atomic_write_text, path
+from jaxllm.core.paths import atomic_write_text, make_directory, path
 from jaxllm.data.manifest import FILE, read_manifest
 from jaxllm.models.config import ModelConfig, preset
 from jaxllm.plan import scaling
@@ -112,7 +112,8 @@ class Plan:
         Raises:
           UserError: the file cannot be written.
         """
-        atomic_write_text(path(file), json.dumps(self.to_dict(), indent=1) + "\n")
+        make_directory(path(file).parent)
+        atomic_write_text(file, json.dumps(self.to_dict(), indent=1) + "\n")
 
 
 def make_plan(

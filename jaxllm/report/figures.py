@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxllm.core.display import duration
-from jaxllm.core.errors import UserError
+from jaxllm.core.errors import UserError, install
 from jaxllm.report.curves import smooth, thin
 from jaxllm.report.run import TIMES, Run
 
@@ -51,8 +51,7 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
         import plotly.graph_objects as go
     except ImportError as error:
         raise UserError(
-            "The report draws with plotly, which is not installed. "
-            "Install it with: pip install 'jaxllm[report]'"
+            f"The report draws with plotly, which is not installed. {install('report')}"
         ) from error
 
     fraction = lambda values: 100 * values  # noqa: E731

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from jaxllm.core.paths import atomic_write_bytes, path
+from jaxllm.core.paths import atomic_write_bytes, make_directory, path
 from jaxllm.core.rundir import RunDirectory
 from jaxllm.report import data, figures, plans, scores, tables
 from jaxllm.report.run import read_runs
@@ -49,6 +49,7 @@ def write_report(run_directories: Sequence[str], output: str | None = None) -> s
         ],
         plans=planned,
         summary=tables.summary(runs) if runs else [],
+        measured_peak=any("cpu" in run.devices for run in runs),
         charts=charts,
         forgetting=tables.forgetting(runs),
         evaluations=evaluations,
@@ -63,6 +64,7 @@ def write_report(run_directories: Sequence[str], output: str | None = None) -> s
     )
     last = run_directories[-1] if run_directories else plans.folder(planned[-1])
     target = path(output) if output else RunDirectory(last).report
+    make_directory(target.parent)
     # A byte-level tokenizer may have left half a character in a sample: it is shown as "?".
     atomic_write_bytes(target, page.encode("utf-8", "replace"))
     return str(target)

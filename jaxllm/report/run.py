@@ -85,6 +85,7 @@ def _name_validation(run: Run) -> None:
 
 def _read(directory: RunDirectory, name: str) -> Run:
     saved = directory.read_config()  # refuses a folder of another kind
+    directory.read_section("model")  # and one whose config is damaged
     splits: dict[str, list[Record]] = {}
     for record in read_metrics(directory.metrics):
         splits.setdefault(record["split"], []).append(record)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxllm.core.display import duration, short
-from jaxllm.report.curves import smoothing_window
 from jaxllm.report.run import Run
 from jaxllm.train.forgetting import rows as losses_before_and_after
 
@@ -226,9 +225,9 @@ def _setting(run: Run, name: str) -> str:
 
 
 def _recent(run: Run, name: str) -> float | None:
-    """The mean of the newest values, as many as the smoothed curve averages."""
+    """The mean of the newest values: 2 % of them, at least 5, or all there are."""
     values = run.column("train", name)[1]
-    return float(values[-smoothing_window(len(values)):].mean()) if len(values) else None
+    return float(values[-max(5, len(values) // 50):].mean()) if len(values) else None
 
 
 def _median(run: Run, name: str) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxllm.core.config import MeshConfig, check_ranges, resolve, to_config_dict
+from jaxllm.core.config import MeshConfig, Wide, check_ranges, resolve, to_config_dict
 from jaxllm.core.errors import UserError
 from jaxllm.data.config import DataConfig
 from jaxllm.data.objectives import check_architecture
@@ -100,7 +100,7 @@ class CheckpointConfig:
 class Config:
     """A training run."""
 
-    seed: int = 42
+    seed: Wide = 42  # of 32 bits
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -238,6 +238,7 @@ RANGES = {
     "optimizer.b1": "[0, 1)", "optimizer.b2": "[0, 1)", "optimizer.momentum": "[0, 1)",
     "optimizer.final_fraction": "[0, 1]", "optimizer.decay_fraction": "(0, 1]",
     "train.epochs": "[0, inf)", "train.z_loss": "[0, inf)", "train.label_smoothing": "[0, 1)",
+    "data.global_batch_size": "[1, 1e7]", "eval.batch_size": "[0, 1e7]",
 }
 
 
@@ -264,6 +265,12 @@ def _check(config: Config) -> None:
         if value < 0:
             raise UserError(f"{name}={value} must not be negative.")
     check_ranges(config, "", RANGES)
+    usual = EvalConfig.sample_tokens
+    if config.eval.sample_tokens != usual and not config.eval.prompts:
+        raise UserError(
+            f"eval.sample_tokens={config.eval.sample_tokens} has no effect: eval.prompts is empty. "
+            f"Leave it at {usual}, or name prompts to continue."
+        )
 
 
 # The heads that an objective trains; the others train those that predict tokens.

@@ -354,9 +354,10 @@ class Run:
         """Says what is being trained."""
         mesh = {k: v for k, v in self.parts.sharding.mesh.shape.items() if v > 1}
         along = " x ".join(f"{k} {v}" for k, v in mesh.items())
+        whole, ours = (param_count(x) for x in (self.setup.specs, self.setup.shapes.params))
         self.display.message(
-            f"{param_count(self.setup.specs):,} parameters on {devices.describe()}"
-            + (f" ({along})" if along else "")
+            f"{whole:,} parameters{f', of which {ours:,} train,' if ours < whole else ''} on "
+            f"{devices.describe()}" + (f" ({along})" if along else "")
         )
         warn_unexportable(self.setup.model, self.display)
         for name, value in self.difference.items():

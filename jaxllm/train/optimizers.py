@@ -13,13 +13,14 @@ import optax
 from jaxllm.core.config import reject_unread
 from jaxllm.core.errors import UserError, unknown
 from jaxllm.models.parameters import is_spec
-from jaxllm.nn.compute import as_dtype
+from jaxllm.nn.compute import DTYPES, as_dtype
 from jaxllm.nn.module import Params, ParamSpec
 from jaxllm.train.config import OptimizerConfig
 
 Schedule = Callable[[Any], jax.Array]
 
 PLACEMENTS = ("device", "host")
+MOMENT_DTYPES = tuple(name for name in DTYPES if name != "auto")
 _ALWAYS = {"name", "learning_rate", "schedule", "warmup_steps", "max_grad_norm", "placement"}
 _DECAY = {"weight_decay", "decay_embeddings"}
 
@@ -38,6 +39,8 @@ def make_optimizer(
         raise unknown("optimizer.schedule", config.schedule, SCHEDULES)
     if config.placement not in PLACEMENTS:
         raise unknown("optimizer.placement", config.placement, PLACEMENTS)
+    if config.moment_dtype not in MOMENT_DTYPES:
+        raise unknown("optimizer.moment_dtype", config.moment_dtype, MOMENT_DTYPES)
     shape, shape_reads = SCHEDULES[config.schedule]
     build, build_reads = OPTIMIZERS[config.name]
     owner = f"optimizer.name={config.name!r} with optimizer.schedule={config.schedule!r}"
@@ -182,7 +185,7 @@ def _with_warmup(shape: Schedule, config: OptimizerConfig) -> Schedule:
     """Step 0 of a warm-up of n already moves: its rate is peak / (n + 1)."""
 
     def schedule(step):
-        warm = (step + 1) / (config.warmup_steps + 1)
+        warm = (step + 1) / float(config.warmup_steps + 1)  # which int32 need not hold
         return config.learning_rate * jnp.where(
             step < config.warmup_steps, warm, shape(jnp.asarray(step))
         ).astype(jnp.float32)

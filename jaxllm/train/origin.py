@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -134,7 +136,18 @@ def naming_init_from(name: str) -> Iterator[None]:
         if field not in text:
             known = f"model={name!r}"
             text = text.replace(known, field, 1) if known in text else f"{field}: {text}"
-        raise UserError(text) from error
+        raise UserError(text + _debug_run(name)) from error
+
+
+def _debug_run(name: str) -> str:
+    """How a debug run that a recipe starts from is made, if it is missing: a sentence or ""."""
+    match = re.fullmatch(r"runs/debug/(\w+)", name)
+    if match is None or os.path.exists(name):
+        return ""
+    recipes = (f"{folder}/{match[1]}.py" for folder in ("configs", "configs/tune"))
+    recipe = next(filter(os.path.isfile, recipes), "")
+    made = f"jaxllm train --config={recipe}:debug --workdir={name}"
+    return f" A debug run makes it: {made}" if recipe else ""
 
 
 def warn_unexportable(model: ModelConfig, display: Display) -> None:

@@ -33,6 +33,7 @@ def test_prepared_data_in_a_pipe(folder, capsys):
     splits = json.loads((folder / "manifest.json").read_text())["splits"]
     for name, split in splits.items():
         assert re.search(rf"{name} .*{split['documents']:,} .*{split['tokens']:,} ", captured.out)
+    assert re.search(r"train  .* \d\.\d\d\n", captured.out)  # characters per token
     assert "What each stage let through" in captured.out and "\x1b" not in captured.out
     shown = re.findall(r", [\d,]+ characters\n", captured.out)
     assert len(shown) == 1  # nothing was dropped
@@ -65,7 +66,7 @@ def test_prepared_data_on_a_terminal_of_100_columns(folder):
     (["--data={folder}", "--config=x.py"], r"--config has no effect beside --data"),
     (["--data={folder}", "--config.seed=3"], r"--config has no effect beside --data"),
     (["--data={folder}", "--rows=0"], r"rows"),
-    (["--data={folder}", "--row=2"], r"--row is no flag of this verb. Did you mean .?rows"),
+    (["--data={folder}", "--row=2"], r"--row is no flag of this verb. Did you mean .?--rows"),
     ([], r"--config is missing.*To look at prepared data, give --data=FOLDER"),
     (["--data={old}"], r"prepared in format 1, and this version of jaxllm reads format \d+. Run"),
     (["--data={damaged}"], r"manifest.json is damaged"),

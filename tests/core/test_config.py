@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from jaxllm.core.config import (
+    Wide,
     apply_overlay,
     check_ranges,
     check_variant,
@@ -33,6 +34,7 @@ class Outer:
     name: str = "a"
     count: int = 3
     on: bool = False
+    bytes: Wide = 5
     inner: Inner = field(default_factory=Inner)
     parts: dict[str, Inner] = field(default_factory=dict)
 
@@ -40,11 +42,12 @@ class Outer:
 def test_resolve_turns_a_config_dict_into_the_dataclass():
     config = to_config_dict(Outer())
     config.count = 4
+    config.bytes = 2**70
     config.inner.rate = 2  # an int where a float is due
     config.inner.sizes = [7]
     config.parts.left = to_config_dict(Inner(rate=0.25))
     assert resolve(Outer, config) == Outer(
-        count=4, inner=Inner(2.0, (7,)), parts={"left": Inner(0.25)}
+        count=4, bytes=2**70, inner=Inner(2.0, (7,)), parts={"left": Inner(0.25)}
     )
     assert isinstance(resolve(Outer, config).inner.rate, float)
 
@@ -59,9 +62,13 @@ def test_to_dict_and_back():
     ({"cuont": 1}, r"config\.cuont is no known field.*'count'"),
     ({"inner": {"rat": 1.0}}, r"config\.inner\.rat .*'rate'"),
     ({"parts": {"x": {"ratee": 1.0}}}, r"config\.parts\.x\.ratee .*'rate'"),
-    ({"zzzz": 1}, r"Choose one of: count, inner, name, on, parts"),
+    ({"zzzz": 1}, r"Choose one of: bytes, count, inner, name, on, parts"),
     ({"count": 1.5}, r"config\.count=1\.5 .*must be int, not float"),
     ({"count": True}, r"must be int, not bool"),
+    ({"count": 2**31}, r"config\.count=2147483648 must lie between -2147483647 and 2147483647"),
+    ({"count": -(10**20)}, r"config\.count=-10+ must lie between"),
+    ({"inner": {"sizes": (1, 10**20)}}, r"config\.inner\.sizes=10+ must lie between"),
+    ({"bytes": 1.0}, r"must be int, not float"),
     ({"on": 1}, r"must be bool, not int"),
     ({"name": None}, r"must be str, not NoneType"),
     ({"inner": {"rate": "x"}}, r"config\.inner\.rate='x'.*must be float, not str"),

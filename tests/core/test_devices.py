@@ -39,6 +39,16 @@ def test_the_best_of_the_samples_counts(monkeypatch):
     assert devices._measure_matmul(64) == pytest.approx(2 * 64**3 / 0.001 / 8)
 
 
+@pytest.mark.parametrize(("file", "program", "visible"), [
+    ("", "", False), ("/dev/dxg", "", True), ("/dev/nvidia0", "", True), ("", "nvidia-smi", True),
+])
+def test_what_shows_an_accelerator(monkeypatch, file, program, visible):
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    monkeypatch.setattr(devices.os.path, "exists", lambda name: name == file)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: program == name or None)
+    assert devices._accelerator_visible() is visible
+
+
 def test_descriptions():
     assert devices.describe() == "8 x cpu"
     assert devices.peak_memory_bytes(jax.devices()[0]) is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxllm.core.errors import UserError, naming_memory, nearest, unknown
+from jaxllm.core.errors import UserError, install, naming_memory, nearest, unknown
 
 
 @pytest.mark.parametrize(("name", "choices", "sentence"), [
@@ -25,6 +25,11 @@ def test_unknown_names_field_and_value():
     error = unknown("optimizer.name", "adamx", ("adamw",))
     assert isinstance(error, UserError)
     assert str(error) == "optimizer.name='adamx' is unknown. Did you mean 'adamw'?"
+
+
+def test_an_extra_is_installed_from_the_index_or_in_a_checkout():
+    assert "pip install 'jaxllm[eval]'" in install("eval")
+    assert install("eval").endswith("JAXLLM_EXTRAS=eval source launch/env.sh")
 
 
 def test_only_what_is_near_when_no_list_is_wanted():

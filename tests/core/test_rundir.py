@@ -82,7 +82,7 @@ def test_what_is_no_record_is_left_out(run):
     assert read_metrics(run.metrics) == []
     run.metrics.unlink()
     run.metrics.mkdir()
-    with pytest.raises(UserError, match="metrics.jsonl cannot be read: Is a directory"):
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be read: Is a directory"):
         read_metrics(run.metrics)
 
 

@@ -155,6 +155,8 @@ def test_a_seed_has_32_bits(corpora, seed):
 def test_settings_that_cannot_work(corpora):
     for fields, expected in (({"workers": -1}, "data.workers=-1 must be at least 0"),
                              ({"prefetch": 0}, "data.prefetch=0 must be at least 1"),
+                             ({"workers": 10**6}, "data.workers=1000000 must .* at most 1024"),
+                             ({"prefetch": 10**20}, "data.prefetch=10+ must .* at most 1024"),
                              ({"objective": "mask"}, "data.objective='mask' is unknown")):
         with pytest.raises(UserError, match=expected):
             make(corpora, **fields)

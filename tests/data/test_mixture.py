@@ -68,6 +68,13 @@ def test_the_fingerprint_sees_what_changes_batches_and_nothing_else(corpora):
     ):
         assert other.fingerprint not in prints
         prints.add(other.fingerprint)
+    alone = data(corpora, a=1.0)
+    for config in (
+        dataclasses.replace(alone.config, mixture_temperature=2.0), data(corpora, a=2.0).config,
+    ):
+        assert TrainingData(config, 1).fingerprint == alone.fingerprint  # it has all turns anyhow
+    warm = dataclasses.replace(base.config, mixture_temperature=2.0)
+    assert TrainingData(warm, 1).fingerprint not in prints
     same = dataclasses.replace(base.config, workers=3, prefetch=9)
     assert TrainingData(same, 1).fingerprint == base.fingerprint
 

@@ -187,7 +187,8 @@ def test_a_hugging_face_folder_is_taken_with_all_its_files(corpus, tmp_path):
     assert names == {"vocab.txt", "tokenizer_config.json", "jaxllm_tokenizer.json"}
 
 
-def test_an_unfinished_folder_is_not_prepared_and_is_finished(corpus, tmp_path):
+def test_an_unfinished_folder_is_not_prepared_and_is_finished(corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a user's own data/shakespeare is not looked at
     out = tmp_path / "out"
     run_prepare(out, [corpus], **LINES, **BYTES)
     whole = contents(out)
@@ -301,7 +302,8 @@ def test_neither_jax_nor_grain_is_imported():
 
 @pytest.mark.parametrize("fields, expected", [
     ({"tokenizer__vocab_size": 30_000}, r"vocab_size=30000 is too large.*largest that works is"),
-    ({"split__validation_share": 1e-9, **BYTES}, "leaves the validation split empty.*by=position"),
+    ({"split__validation_share": 1e-9, **BYTES},
+     r"leaves the validation split empty\. Set --config\.split\.by=position"),
     ({"split__validation_share": 0.9999999, **BYTES}, "leaves the training split empty"),
     ({"split__by": "position", "split__validation_share": 0.9999999, **BYTES}, "training split"),
 ])
@@ -338,6 +340,10 @@ def test_blank_corpus(tmp_path):
     ({"tokenizer__sentinels": -1}, "sentinels=-1 must not be negative"),
     ({"tokenizer__vocab_size": 99, "tokenizer__sentinels": 100}, "leaves nothing for text"),
     ({"tokenizer__character_coverage": 2.0}, "must lie in"),
+    ({"tokenizer__user_symbols": ("",)}, r"user_symbols=\('',\) has an empty entry"),
+    ({"tokenizer__user_symbols": ("a", "b", "a")}, r"user_symbols=.* names it twice \('a'\)"),
+    ({"tokenizer__vocab_size": 10**12}, r"tokenizer\.vocab_size=10+ must lie between"),
+    ({"input__max_document_bytes": 10**20}, r"max_document_bytes=10+ must .* at most 10{15}\."),
     ({"output__block_tokens": 0}, "output.block_tokens=0 must be at least 1"),
 ])
 def test_settings_that_cannot_work(fields, expected):
@@ -345,9 +351,13 @@ def test_settings_that_cannot_work(fields, expected):
         make_config(["a.txt"], **fields)
 
 
-def test_no_input_is_refused():
+def test_no_input_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"input.paths is empty"):
         make_config([])
+    (tmp_path / "here.txt").write_text("text")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"input.paths: an entry is empty"):
+        run_prepare(tmp_path / "out", ["here.txt", ""], **BYTES)
 
 
 def test_no_eos_for_a_tokenizer_without_one(corpus, tmp_path):
@@ -385,3 +395,15 @@ def test_a_run_directory_is_refused(corpus, tmp_path, inside):
     with pytest.raises(UserError, match=r"run holds a run or a model .*--workdir=data/run"):
         run_prepare(tmp_path / "run", [corpus], **LINES, **BYTES, overwrite=True)
     assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("inside", ["checkpoints", "checkpoints/20", "tokenizer", "tensorboard"])
+def test_a_runs_own_folders_are_refused(corpus, tmp_path, inside):
+    run = tmp_path / "run"
+    (run / inside).mkdir(parents=True)
+    (run / "config.json").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=r"lies in \w+ of the run .*run.*--workdir=data/run"):
+        run_prepare(run / inside, [corpus], **LINES, **BYTES)
+    assert sorted(tmp_path.rglob("*")) == before
+    run_prepare(run / "data", [corpus], **LINES, **BYTES)

@@ -121,6 +121,19 @@ def test_a_prefix_ends_with_a_mark():
     assert plain.replace("␣", " ").replace(preview.PREFIX_END, "") == (TEXT.decode() * 4)[:81]
 
 
+def test_a_legend_speaks_of_colours_only_where_they_are_seen():
+    legends = {**preview.LEGENDS, **preview.preview_rows.LEGENDS}
+    assert len(legends) == 6
+    for name, words in legends.items():
+        shown = preview._legend(words, True)
+        assert shown.startswith(words)
+        assert ("␣ is a space" in shown) == ("Struck" in words)
+        plain = preview._legend(words, False)
+        assert not {"colour", "Each", "Struck"} & set(plain.replace(",", " ").split()), plain
+        assert ("⏎ a line end." in plain) == (name != "token_classification")
+        assert "  " not in plain
+
+
 @pytest.mark.parametrize("objective", [name for name in objectives() if not trains_on_rows(name)])
 def test_every_objective_can_be_previewed(tmp_path_factory, objective, capsys):
     folder = tmp_path_factory.getbasetemp() / "rich"

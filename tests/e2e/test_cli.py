@@ -73,6 +73,12 @@ def test_generate_streams_a_prompt_and_batches_several(story, capsys):
     assert "--- 1/2" in shown and "\nA, b" in shown and "\nNay" in shown
 
 
+def test_a_tuned_run_is_asked_by_its_own_chat_template(story, capsys):
+    assert main(["generate", f"--model={RUNS}/assistant_debug", "--chat", "--prompt=Who?",
+                 "--max_new_tokens=4"]) == 0
+    assert capsys.readouterr().out.startswith("Who?\n")
+
+
 def test_load_from_python(story):
     import jaxllm
 
@@ -86,12 +92,13 @@ def test_load_from_python(story):
 
 @pytest.mark.parametrize(("command", "message"), [
     ("trian", "verb='trian' is unknown. Did you mean 'train'"),
-    ("train --confg=x --workdir=y", "--confg is no flag of this verb. Did you mean 'config'"),
+    ("train --confg=x --workdir=y", "--confg is no flag of this verb. Did you mean '--config'"),
     ("train --config=configs/quikstart.py --workdir=y", "Did you mean 'configs/quickstart.py'"),
     (f"train --config={ROOT}/configs/quikstart.py --workdir=y", "/configs/quickstart.py'"),
     ("prepare --config=configs/data/text.py --config.input.paths=('sample:fomc',) "
-     "--config.tokenizer.kind=byte --workdir=y", "tokenizer.vocab_size=16384 has no effect: "
-     "tokenizer.kind='byte' does not read it. Leave it at 32000, or"),
+     "--config.tokenizer.kind=byte --config.tokenizer.vocab_size=5 --workdir=y",
+     "tokenizer.vocab_size=5 has no effect: tokenizer.kind='byte' does not read it. Leave it at "
+     "32000, or"),
     ("train --config=configs/quickstart.py:debgu --workdir=y", "Did you mean 'debug'"),
     ("train --config=configs/quickstart.py", "--workdir is missing"),
     ("train --config=configs/quickstart.py --workdir=y --config.train.stps=1",
@@ -165,6 +172,23 @@ def test_sigterm_saves_and_exits_3_and_the_same_command_finishes(story):
     assert f"resuming runs/stopped at step {stopped:,}" in result.stderr.decode()
     steps = [r["step"] for r in read_metrics(metrics) if r["split"] == "train"]
     assert steps == list(range(1, stopped + 3))
+
+
+def test_sigterm_before_the_first_step_exits_3(tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "import pathlib, time\n\n\ndef get_config():\n"
+        f"    pathlib.Path({str(tmp_path / 'begun')!r}).touch()\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-m", "jaxllm", "train", f"--config={recipe}", "--workdir=x"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+                               env=os.environ | {"PYTHONPATH": str(ROOT)})
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not (tmp_path / "begun").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, shown = process.communicate(timeout=30)
+    assert (process.returncode, "terminated" in shown) == (3, True), shown
 
 
 def test_help_is_quick_and_light():

@@ -108,8 +108,22 @@ def test_a_comparison_names_the_difference():
         ("tuned", {"split": "eval/bank", "loss": 3.0}),
     ]
     columns, rows = comparison(results)
-    assert columns == ["data", "base", "tuned", "difference"]
+    assert columns == ["data", "base", "tuned", "tuned − base"]
     assert rows == [["plays", 2.0, 2.5, "+0.5000"], ["bank", 4.0, 3.0, "-1.0000"]]
+
+
+def test_rows_of_different_lengths_are_said_to_be(trained, data, tmp_path, capsys):
+    other = shutil.copytree(trained, tmp_path / "other")
+    saved = json.loads((other / "config.json").read_text())
+    saved["config"]["data"]["sequence_length"] = 16
+    (other / "config.json").write_text(json.dumps(saved))
+    for length, said in ((0, True), (16, False)):
+        evaluate_perplexity(
+            [str(trained), str(other)], [str(data)], make_display(), batch_size=8, batches=1,
+            sequence_length=length,
+        )
+        shown = capsys.readouterr()
+        assert ("different lengths (16, 32 tokens)" in shown.out + shown.err) == said
 
 
 def test_losses_of_different_tasks_have_no_difference():

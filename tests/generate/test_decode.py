@@ -106,8 +106,15 @@ def test_the_seed_decides_the_draws(model, tokenizer):
 def test_mistakes_are_named(model, tokenizer):
     with pytest.raises(UserError, match="prompt 2 is empty"):
         generate(model, tokenizer, ["a", ""])
+    with pytest.raises(UserError, match=r"prompt 2 is no Unicode .* character 3 is '\\udcff'"):
+        generate(model, tokenizer, ["a", "é \udcff"])
     with pytest.raises(UserError, match="max_new_tokens=0"):
         generate(model, tokenizer, ["a"], max_new_tokens=0)
+    with pytest.raises(UserError, match=r"max_new_tokens=10+ must be at most"):
+        generate(model, tokenizer, ["a"], max_new_tokens=10**9)
+    for seed in (-1, 2**32, 10**20):
+        with pytest.raises(UserError, match=rf"seed={seed} must lie between 0 and"):
+            generate(model, tokenizer, ["a"], seed=seed)
     if model.config.positions.kind == "learned":
         with pytest.raises(UserError, match="64 learned positions"):
             generate(model, tokenizer, ["a" * 64])

@@ -42,6 +42,12 @@ def test_equals_the_plain_forward_pass(loaded):
         np.testing.assert_allclose(scores, plain_score(loaded, text), rtol=1e-5, atol=1e-5)
 
 
+def test_it_prints_as_what_it_is(loaded):
+    family = loaded.model.config.family
+    count = sum(np.size(leaf) for leaf in jax.tree.leaves(loaded.model.params))
+    assert repr(loaded) == f"LoadedModel({family}, {count:,} parameters, step 0)"
+
+
 def test_lengths_share_a_program(loaded):
     loaded.score("abcdefgh")
     programs = _score._cache_size()
@@ -144,6 +150,31 @@ def test_no_texts_have_no_embeddings(tiny, compute, build):
         tiny, compute, build, architecture="encoder", tied=False, head=HeadConfig("embedding")
     )
     assert loaded.embed([]).shape == (0, 32)
+
+
+def test_no_prompts_have_no_completions(loaded):
+    assert loaded.generate([]) == [] == loaded.score([])
+
+
+def test_a_stop_may_be_one_text(loaded):
+    free = loaded.generate("abc", max_new_tokens=12, temperature=0)[0].text
+    assert loaded.generate("abc", max_new_tokens=12, temperature=0, stop="zq#\n" + free) == \
+        loaded.generate("abc", max_new_tokens=12, temperature=0)
+    stop = free[3:5]
+    one, listed = (
+        loaded.generate("abc", max_new_tokens=12, temperature=0, stop=given)[0]
+        for given in (stop, [stop])
+    )
+    assert one == listed and one.finish_reason == "stop"
+
+
+def test_texts_that_are_no_unicode(loaded, tiny, compute, build):
+    with pytest.raises(UserError, match=r"text 2 is no Unicode text: its character 1 is"):
+        loaded.score(["ab", "\ud800b"])
+    head = HeadConfig("sequence_classification", labels=2, pooling="mean")
+    classifier = with_head(tiny, compute, build, architecture="encoder", tied=False, head=head)
+    with pytest.raises(UserError, match=r"pair 1 is no Unicode text"):
+        classifier.classify("a", pairs="\udcfe")
 
 
 def test_no_new_tokens_are_not_the_default(loaded):

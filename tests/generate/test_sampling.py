@@ -47,6 +47,13 @@ def test_temperature_zero_is_greedy():
     np.testing.assert_array_equal(ids, LOGITS.argmax(-1))
 
 
+@pytest.mark.parametrize("temperature", [1e-38, 1e-20])
+def test_a_tiny_temperature_is_greedy(temperature):
+    logits = jnp.array([[1.0, 5.0, 3.0], [2.0, 9.0, 1.0], [-jnp.inf, 0.0, -jnp.inf]])
+    ids = sample(logits, jax.random.key(0), Sampling(temperature=temperature))
+    np.testing.assert_array_equal(ids, [1, 1, 1])
+
+
 def test_draws_follow_the_probabilities():
     logits = jnp.log(jnp.array([[0.5, 0.3, 0.2]]))
     rows = jnp.broadcast_to(logits, (20_000, 3))

@@ -69,7 +69,7 @@ def test_loads_into_shards(runs, params, sharding_of):
 @pytest.mark.parametrize(("name", "message"), [
     ("frist", r"there is no .*frist\. Runs in .*: empty, first\."),
     ("first@x", r"the step after '@' must be a number"),
-    ("first@5", r"no checkpoint of step 5\. Steps there: 2, 4, 9; nearest: 4, 2, 9\."),
+    ("first@5", r"no checkpoint of step 5\. Steps there: 2, 4, 9\.$"),
     ("empty", r"empty has no checkpoint yet"),
     ("", r"is no run directory"),
     ("first/checkpoints", r"is no run directory: it has no config\.json"),

@@ -189,7 +189,7 @@ def test_mistakes_end_with_one_paragraph(capsys, arguments, words):
 
 
 def test_the_verb(capsys, tmp_path):
-    file = tmp_path / "advice.json"
+    file = tmp_path / "new" / "advice.json"
     code = main([
         "advise", "--goal=chat", "--examples=20000", "--parameters=8e9", "--hardware=h100x1",
         f"--output={file}",

@@ -67,11 +67,12 @@ def run(capsys, *flags):
 
 
 def test_cheap_things_are_looked_at_without_a_compiler(capsys, tmp_path):
-    file = tmp_path / "check.json"
+    file = tmp_path / "new" / "check.json"
     code, out, err = run(capsys, RECIPE, "--nocompile", f"--output={file}")
     assert code == 0 and not err
     assert "4 chips, 4 devices, 1 host;" in out and "Cloud calls it v5p-8" in out
     assert "not on this machine: not looked at" in out
+    assert "rows of a step for each group of devices, " in out and " for each host" in out
     content = json.loads(file.read_text())
     assert content["failures"] == [] and content["compiled"] is None
 

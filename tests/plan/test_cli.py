@@ -30,7 +30,7 @@ def test_without_a_slice(capsys):
 
 
 def test_with_a_slice(capsys, tmp_path):
-    file = tmp_path / "plan.json"
+    file = tmp_path / "new" / "plan.json"
     code, out, _ = run(
         capsys, "--topology=v5p-128", *LARGE, "--tokens=1e12", f"--output={file}",
         "--config.data.global_batch_size=256",
@@ -66,7 +66,7 @@ def test_with_a_slice(capsys, tmp_path):
     (["--topology=v6e-16", "--budget_dollars=1", "--budget_flops=1e20"], ["Give one budget"]),
     (["--topology=v6e-16", "--prices=none.json"], ["none.json"]),
     (["--tokens=-1"], ["tokens"]),
-    (["--topolgy=v6e-16"], ["Did you mean 'topology'"]),
+    (["--topolgy=v6e-16"], ["Did you mean '--topology'"]),
     (["--config.train.remat=ful"], ["'ful'", "'full'"]),
 ])
 def test_mistakes_end_with_one_paragraph(capsys, arguments, words):

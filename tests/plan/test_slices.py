@@ -64,6 +64,13 @@ def test_unknown_slices_are_refused_with_the_nearest(name, words):
     assert all(word in message for word in words), message
 
 
+def test_an_unknown_chip_is_told_one_list():
+    with pytest.raises(UserError, match=r"There are v4, [^.]*h200\.$"):
+        parse_slice("zz-8")
+    with pytest.raises(UserError, match=r"There are v4, [^.]*h200\. Did you mean 'h100'"):
+        parse_slice("h1000:8")
+
+
 @pytest.mark.parametrize("name", list(CHIPS))
 def test_slices_grow_and_read_back(name):
     found = slices(CHIPS[name])

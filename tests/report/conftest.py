@@ -8,8 +8,12 @@ import pytest
 
 
 @pytest.fixture
-def make_run(tmp_path):
-    """A function that writes a run directory and returns its path."""
+def make_run(tmp_path, monkeypatch):
+    """A function that writes a run directory and returns its path.
+
+    The data of the runs are gone: there are none in the current folder.
+    """
+    monkeypatch.chdir(tmp_path)
 
     def make(name="base", **options):
         return write_run(tmp_path / name, **options)

@@ -153,11 +153,38 @@ def test_smooth_is_a_centred_mean():
     assert smooth(noise)[250] == pytest.approx(noise[250 - half : 251 + half].mean())
 
 
+def test_the_peak_of_a_cpu_is_said_to_be_measured(make_run):
+    run = Path(make_run())
+    words = "the peak of a CPU, of which MFU is the share, is measured"
+    assert words in read(write_report([str(run)]))
+    config = (run / "config.json").read_text()
+    (run / "config.json").write_text(config.replace("1 x cpu", "4 x TPU v5e"))
+    assert words not in read(write_report([str(run)]))
+
+
+@pytest.mark.parametrize(("steps", "newest"), [(30, 3), (120, 5), (3000, 6)])
+def test_the_training_loss_is_of_the_newest_logged_steps(make_run, steps, newest):
+    run = make_run(steps=steps)
+    lines = map(json.loads, Path(run, "metrics.jsonl").read_text().splitlines())
+    losses = [line["loss"] for line in lines if line["split"] == "train"]
+    assert len(losses) == steps // 10
+    row = next(row for row in tables.summary(read_runs([run])) if row.label == "training loss")
+    assert row.values == [f"{sum(losses[-newest:]) / newest:.4f}"]
+
+
 def test_not_a_run(tmp_path):
     with pytest.raises(UserError, match="no run directory"):
         verb.main([str(tmp_path)])
     with pytest.raises(UserError, match="Name a run directory"):
         verb.main([])
+
+
+@pytest.mark.parametrize("content", ['{"config": 5}', '{"config": {"data": {}}}'])
+def test_a_damaged_config_is_refused(make_run, content):
+    run = make_run()
+    Path(run, "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        verb.main([run])
 
 
 def test_without_plotly(make_run, monkeypatch):
@@ -167,6 +194,6 @@ def test_without_plotly(make_run, monkeypatch):
 
 
 def test_verb_writes_where_it_is_told(make_run, tmp_path, capsys):
-    output = tmp_path / "page.html"
+    output = tmp_path / "new" / "page.html"
     assert verb.main([make_run(), f"--output={output}"]) == 0
     assert output.exists() and str(output) in capsys.readouterr().out

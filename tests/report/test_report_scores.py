@@ -94,5 +94,7 @@ def test_the_page_has_both_charts_and_none_without_tasks(evaluated, make_run):
     page = Path(write_report(runs)).read_text("utf-8")
     assert '<div id="task_scores"' in page
     assert '<div id="calibration"' in page
+    assert "95 % intervals" in page
     alone = make_run("alone", evaluated={"general": 3.25})
+    assert "95 % intervals" not in Path(write_report([alone])).read_text("utf-8")
     assert scores.charts(read_runs([alone])) == []

@@ -150,6 +150,15 @@ def test_no_schedule_exceeds_the_peak(name):
     assert max(rates) <= 1.0 and min(rates) > 0.0
 
 
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_the_longest_warmup_still_rises(name):
+    most = 2**31 - 1
+    config = OptimizerConfig(schedule=name, warmup_steps=most)
+    _, schedule = make_optimizer(config, most, SPECS)
+    early, half = (float(jax.jit(schedule)(jnp.int32(step))) for step in (0, 2**30 - 1))
+    assert 0 < early < half == pytest.approx(config.learning_rate / 2)
+
+
 def test_a_field_that_nothing_reads_is_refused():
     with pytest.raises(UserError, match=r"optimizer\.b2=0\.5 has no effect.*sgd"):
         make_optimizer(OptimizerConfig(name="sgd", b2=0.5), 10, SPECS)
@@ -160,6 +169,11 @@ def test_a_field_that_nothing_reads_is_refused():
 @pytest.mark.parametrize(("change", "message"), [
     ({"name": "adamv"}, "Did you mean 'adamw'"),
     ({"schedule": "cosin"}, "Did you mean 'cosine'"),
+    ({"moment_dtype": "foo"}, r"optimizer\.moment_dtype='foo' is unknown.*float32"),
+    ({"moment_dtype": ""}, "Choose one of: bfloat16, float32"),
+    ({"moment_dtype": "bool"}, "is unknown"),
+    ({"moment_dtype": "int8"}, "is unknown"),
+    ({"moment_dtype": "bfloat61"}, "Did you mean 'bfloat16'"),
     ({"warmup_steps": 11}, "between 0 and train.steps=10"),
 ])
 def test_mistakes_name_the_nearest_choice(change, message):

@@ -2,9 +2,13 @@
 
 import dataclasses
 
+import pytest
+
 from jaxllm.core.display import make_display
+from jaxllm.core.errors import UserError
 from jaxllm.models.config import preset, presets
-from jaxllm.train.origin import warn_unexportable
+from jaxllm.models.load import find_model
+from jaxllm.train.origin import naming_init_from, warn_unexportable
 
 
 def test_a_model_that_cannot_be_exported_is_told_of_before_training(capsys):
@@ -18,3 +22,22 @@ def test_a_model_that_cannot_be_exported_is_told_of_before_training(capsys):
     warn_unexportable(odd, make_display())
     error = capsys.readouterr().err
     assert "cannot be exported" in error and "model.architecture='encoder'" in error
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    ("runs/debug/llama", "jaxllm train --config=configs/llama.py:debug --workdir=runs/debug/llama"),
+    ("runs/debug/domain", "--config=configs/tune/domain.py:debug --workdir=runs/debug/domain"),
+    ("runs/debug/other", "there is no runs/debug/other."),
+    ("models/base", "there is no models/base."),
+])
+def test_a_missing_debug_run_is_told_with_the_command_that_makes_it(
+    tmp_path, monkeypatch, name, says
+):
+    recipes = tmp_path / "configs" / "tune"
+    recipes.mkdir(parents=True)
+    (recipes.parent / "llama.py").touch()
+    (recipes / "domain.py").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as told, naming_init_from(name):
+        find_model(name)
+    assert str(told.value).endswith(says)

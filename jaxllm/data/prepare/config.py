@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxllm.core.config import reject_unread, resolve, to_config_dict, to_dict
+from jaxllm.core.config import Wide, reject_unread, resolve, to_config_dict, to_dict
 from jaxllm.core.errors import UserError, nearest, unknown
 from jaxllm.data.prepare import stages
 from jaxllm.data.prepare.duplicates import exact, near
@@ -24,6 +24,7 @@ from jaxllm.data.prepare.evaluations import decontaminate
 
 DOCUMENTS = ("file", "paragraph", "line")
 MODEL_TYPES = ("bpe", "unigram")  # of SentencePiece
+MOST = 10**15  # bytes, characters or tokens
 SPLITS = ("document", "cluster", "position")
 # In the only order that they can have.
 CORPUS_STAGES = {"exact": exact, "near": near, "decontaminate": decontaminate}
@@ -39,7 +40,7 @@ class InputConfig:
     text_field: str = "text"  # of a row; `meta.body` is the field `body` of the field `meta`
     id_field: str = ""  # of a row: its id, which no other row of the file may have
     source_field: str = ""  # of a row: where it is from, for the shares; else its entry of paths
-    max_document_bytes: int = 100_000_000  # of a record; a larger one is rejected
+    max_document_bytes: Wide = 100_000_000  # of a record; a larger one is rejected
     csv_columns: tuple[str, ...] = ()  # names of the columns of files that have no header line
     csv_delimiter: str = ""  # between fields; "" is a tab in .tsv files, else a comma
     csv_quotes: bool = True  # whether fields that begin with " end with it; never in some TSV
@@ -68,7 +69,7 @@ class TokenizerConfig:
     model_type: str = "bpe"  # bpe | unigram
     character_coverage: float = 0.9995  # share of characters with a piece; the others are bytes
     user_symbols: tuple[str, ...] = ()  # always one token, such as <|user|>
-    train_characters: int = 100_000_000  # at most; documents are chosen by a hash
+    train_characters: Wide = 100_000_000  # at most; documents are chosen by a hash
     mask: bool = False  # a <mask> token, for masked and denoising objectives
     sentinels: int = 0  # T5's <extra_id_0> …, for span corruption (T5 has 100)
 
@@ -79,7 +80,7 @@ class OutputConfig:
 
     append_eos: bool = True  # an end-of-text token after every document
     block_tokens: int = 8192  # per record: what one random read fetches
-    tokens_per_shard: int = 2**28
+    tokens_per_shard: Wide = 2**28
 
 
 @dataclass(frozen=True)
@@ -166,8 +167,8 @@ def _check(config: PrepareConfig) -> None:
         "output.tokens_per_shard": config.output.tokens_per_shard,
     }
     for name, value in sizes.items():
-        if value < 1:
-            raise UserError(f"{name}={value} must be at least 1.")
+        if not 1 <= value <= MOST:
+            raise UserError(f"{name}={value} must be at least 1 and at most {MOST}.")
     _check_tokenizer(config.tokenizer)
     _check_stages(config)
 
@@ -242,6 +243,13 @@ def _check_tokenizer(config: TokenizerConfig) -> None:
         )
     owner = f"tokenizer.kind={config.kind!r}"
     reject_unread(config, READ[config.kind], owner, "tokenizer")
+    for place, symbol in enumerate(config.user_symbols):
+        if not symbol or symbol in config.user_symbols[:place]:
+            why = "names it twice" if symbol else "has an empty entry, which is no token"
+            raise UserError(
+                f"tokenizer.user_symbols={config.user_symbols} {why}"
+                f"{f' ({symbol!r})' if symbol else ''}. Remove it."
+            )
     if config.sentinels < 0:
         raise UserError(f"tokenizer.sentinels={config.sentinels} must not be negative.")
     if config.kind == "sentencepiece" and config.sentinels >= config.vocab_size:

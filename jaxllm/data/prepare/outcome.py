@@ -39,19 +39,19 @@ def check_splits(
     if config.by == "position":
         size = split.cut_place(kept.characters, share)
         parts = {"training": size, "validation": kept.characters - size}
-        unit, amount, fix = "characters", kept.characters, "add text"
+        unit, amount, fix = "characters", kept.characters, "Add text"
     else:
         parts = {"training": kept.documents - chosen.documents, "validation": chosen.documents}
         unit, amount = "documents", kept.documents
         fix = (
-            "set --config.split.by=position, which cuts the corpus at a character, or make "
+            "Set --config.split.by=position, which cuts the corpus at a character, or make "
             "documents smaller (--config.input.document=paragraph or line)"
         )
     empty = [name for name, size in parts.items() if size == 0]
     if empty:
         raise UserError(
             f"split.validation_share={share} of {amount:,} {unit} leaves the {empty[0]} split "
-            f"empty. Choose another share, or {fix}." + _unread(rejected, quarantined)
+            f"empty. {fix}, or choose another share." + _unread(rejected, quarantined)
         )
 
 

@@ -62,7 +62,7 @@ def _numbers(seen: Overview, narrow: bool, display: Display) -> None:
     manifest, without = seen.manifest, (4, 5) if narrow else ()
     display.table(str(seen.folder), SPLITS, [
         (name, s.documents, s.characters, s.bytes, s.tokens,
-         round(s.characters / s.tokens, 2) if s.tokens else None)
+         f"{s.characters / s.tokens:.2f}" if s.tokens else None)
         for name, s in manifest.splits.items()
     ])
     display.table("What each stage let through", _left(FLOW, without), [

@@ -256,11 +256,11 @@ class _Source:
     def _remark(self, count: int, what: str) -> None:
         if self._long:
             length = self._objective.sequence_length
-            lost = f", {self._lost:,} left out, as nothing to learn was left of them"
+            lost = f" ({self._lost:,} of them left out: no target was left)"
             self.remarks.append(
-                f"{self.name}: of {count:,} rows {what} {self._long:,} are longer than {length:,} "
-                f"tokens and were cut{lost if self._lost else ''}; the longest has "
-                f"{self._longest:,} ({self._longest_place})"
+                f"{self.name}: {self._long:,} of {count:,} rows {what} were cut to {length:,} "
+                f"tokens{lost if self._lost else ''}; the longest has {self._longest:,} "
+                f"({self._longest_place})"
             )
         self._long = self._lost = self._longest = 0
 

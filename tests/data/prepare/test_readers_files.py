@@ -103,6 +103,10 @@ def test_links(tmp_path):
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"gone.txt cannot be read: No such file"):
         found(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    for name, to in (("gone.txt", "nothing"), ("loop", "loop")):
+        with pytest.raises(UserError, match=rf"{name} is a link to \S*{to}, which is gone or"):
+            found(tmp_path / name)
 
 
 def test_options_of_other_formats_have_no_effect(tmp_path):

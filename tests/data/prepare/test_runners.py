@@ -1,5 +1,6 @@
 """Runners: the same bytes from each, mistakes shown once, and no worker left behind."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -22,6 +23,7 @@ from .test_pipeline import config_of, contents, corpus  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).parents[3]
 UNIT = {"unit_bytes": 6000}
+PATIENCE = 300  # seconds, for a machine with much else to do
 NO_BEAM = importlib.util.find_spec("apache_beam") is None
 
 
@@ -76,7 +78,7 @@ def die(work, item):
 def sleep(work, item):
     """A task that shows its process and lasts."""
     (Path(work.folder) / f"pid-{item}").write_text(str(os.getpid()))
-    time.sleep(60)
+    time.sleep(2 * PATIENCE)
     return {}
 
 
@@ -116,19 +118,24 @@ def test_workers_end_with_the_driver(tmp_path, how):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment,
                                stderr=subprocess.DEVNULL, start_new_session=True)
-    end = time.monotonic() + 120  # a deadline for a machine with much else to do
+    end = time.monotonic() + PATIENCE
     files = [tmp_path / "pid-0", tmp_path / "pid-1"]
-    while not all(file.exists() and file.read_text() for file in files):
-        assert time.monotonic() < end and process.poll() is None
-        time.sleep(0.02)
-    if how == signal.SIGINT:  # as a terminal does: to all of them
-        os.killpg(process.pid, how)
-    else:
-        process.send_signal(how)
-    assert process.wait(timeout=60) != 0
-    while any(alive(int(file.read_text())) for file in files):
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    try:
+        while not all(file.exists() and file.read_text() for file in files):
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.02)
+        if how == signal.SIGINT:  # as a terminal does: to all of them
+            os.killpg(process.pid, how)
+        else:
+            process.send_signal(how)
+        end = time.monotonic() + PATIENCE
+        assert process.wait(timeout=PATIENCE) != 0
+        while any(alive(int(file.read_text())) for file in files):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_log_hears_of_a_phase_once(corpus, tmp_path):  # noqa: F811

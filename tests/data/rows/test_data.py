@@ -227,8 +227,8 @@ def test_examples_that_are_too_long_are_counted_and_cut_only_when_told(folders, 
     data = make(folders, {"a": source}, sequence_length=600)
     assert len(data.sources["a"].train) == 41
     assert data.remarks == [
-        "a: of 42 rows trained on 2 are longer than 600 tokens and were cut, 1 left out, as "
-        f"nothing to learn was left of them; the longest has 901 ({source.path}, line 42)"]
+        "a: 2 of 42 rows trained on were cut to 600 tokens (1 of them left out: no target was "
+        f"left); the longest has 901 ({source.path}, line 42)"]
     assert make(folders, {"a": source}, sequence_length=901, truncate=False).remarks == []
 
 

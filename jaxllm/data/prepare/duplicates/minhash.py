@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxllm.core.config import Wide
 from jaxllm.core.errors import UserError, unknown
 from jaxllm.data.prepare.duplicates.shingles import mix, shingles
 
@@ -48,7 +49,7 @@ class Settings:
     rows: int = 7  # hashes in a band
     threshold: float = 0.7  # Jaccard similarity from which two documents are near-duplicates
     keep: str = "longest"  # longest (in characters; of equals the first) | first | last
-    seed: int = 1  # of the hash functions
+    seed: Wide = 1  # of the hash functions
 
 
 def check(settings: Settings) -> None:

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 from etils import epath
 
-from jaxllm.core.errors import UserError
+from jaxllm.core.errors import UserError, install
 from jaxllm.core.paths import path
 from jaxllm.data.prepare.evaluations import tasks as evaluation_tasks
 
@@ -237,7 +237,7 @@ def _parquet(name: str, content: bytes) -> list[object]:
     except ModuleNotFoundError as error:
         raise unreadable(
             name, "Parquet needs the library pyarrow, which is not installed",
-            "Install it with: pip install 'jaxllm[prep]'",
+            install("prep"),
         ) from error
     try:
         return pq.read_table(pa.BufferReader(content)).to_pylist()

@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxllm.core.errors import UserError, nearest
+from jaxllm.core.errors import UserError, install, nearest
 from jaxllm.data.prepare.config import InputConfig
 from jaxllm.data.prepare.documents import EXCERPT, Document, Rejected
 
@@ -158,7 +158,7 @@ def library(module: str, what: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise UserError(
             f"input.paths: reading {what} needs the library {module}, which is not installed. "
-            "Install it with: pip install 'jaxllm[prep]'"
+            f"{install('prep')}"
         ) from error
 
 
