@@ -130,8 +130,8 @@ class MetricsWriter:
         self, run: RunDirectory, resume_step: int, warn: Callable[[str], None], *,
         writes: bool = True,
     ):
-        """`warn` is told of a mirror that cannot be written."""
-        self.process, self._writes = 0, writes
+        """`warn` is told of a mirror that cannot be written, and of a bucket that is away."""
+        self.process, self._writes, self._warn = 0, writes, warn
         if not writes:
             return
         records = [r for r in read_metrics(run.metrics) if r["step"] <= resume_step]
@@ -155,9 +155,13 @@ class MetricsWriter:
         self._board.write(step, numbers, texts)
 
     def flush(self) -> None:
-        """Waits until every record is safe, see `Lines.flush`: those of a checkpoint's steps."""
-        if self._writes:
+        """Waits until every record is safe, see `Lines.flush`, or warns that it is not."""
+        if not self._writes:
+            return
+        try:
             self._lines.flush()
+        except UserError as error:  # a bucket that is away for a while ends no run
+            self._warn(f"{error} The records wait for the next checkpoint.")
 
     def close(self) -> None:
         """Closes both files."""

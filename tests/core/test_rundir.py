@@ -113,6 +113,21 @@ def test_a_full_disk_is_explained(run, monkeypatch):
         writer.write(record(1))
 
 
+def test_a_bucket_that_is_away_ends_no_run(run, monkeypatch):
+    told = []
+    writer = MetricsWriter(run, 0, told.append)
+
+    def away():
+        raise UserError("Cannot write gs://bucket/metrics.jsonl: 503.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer._lines, "flush", away)
+        writer.flush()
+    writer.flush()
+    writer.close()
+    assert len(told) == 1 and "503. The records wait" in told[0]
+
+
 def test_appended_records_leave_a_running_trainer_alone(run):
     writer = MetricsWriter(run, 0, pytest.fail)
     writer.write(record(1))
