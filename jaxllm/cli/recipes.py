@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -121,6 +121,14 @@ def check_fields(recipe: ConfigDict, argv: Sequence[str]) -> None:
 def overrides(argv: Sequence[str]) -> list[str]:
     """The dotted fields that the arguments override, in their order."""
     return [match[1] for argument in argv if (match := OVERRIDE.match(argument))]
+
+
+def as_defaults(argv: Sequence[str], changed: Collection[str]) -> list[str]:
+    """The fields that the arguments give the value that they have anyway.
+
+    They are not among those `changed` from the defaults, and would seem to be lost.
+    """
+    return [name for name in dict.fromkeys(overrides(argv)) if name not in changed]
 
 
 def _given(field: str, argv: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from functools import partial
 from absl import flags as absl_flags
 
 from jaxllm.cli.flags import parse
+from jaxllm.cli.recipes import as_defaults
 
 CLUSTER = {
     "coordinator": "HOST:PORT of process 0 of a run on several hosts, where nothing else says it "
@@ -51,6 +52,8 @@ def main(argv: list[str]) -> int:
     config = resolve_config(values, base)
     first = jax.process_index() == 0  # of several hosts one speaks
     with make_display(None if first else open(os.devnull, "w")) as display:
+        if same := as_defaults(argv, changed):
+            display.message(f"given, and as the defaults are: {', '.join(same)}")
         records = train(
             config, changed, flags.workdir, display, partial(_evaluators, config), flags.compiled
         )

@@ -7,6 +7,7 @@ import pytest
 
 from jaxllm.cli.flags import parse
 from jaxllm.cli.main import main
+from jaxllm.cli.recipes import as_defaults
 from jaxllm.core.errors import UserError
 from jaxllm.data.prepare.config import TokenizerConfig
 from jaxllm.data.prepare.config import resolve_config as resolve_prepare
@@ -164,3 +165,8 @@ def test_what_the_recipe_says_of_prompts_gives_way_to_none():
     assert resolve_train(recipe(debug, none)).eval == EvalConfig(batches=2)
     with pytest.raises(UserError, match=r"sample_tokens=5 has no effect: eval\.prompts is empty"):
         resolve_train(recipe(debug, none, "--config.eval.sample_tokens=5"))
+
+
+def test_what_is_given_and_is_the_default_is_told():
+    given = ["--config.train.steps=5", "--config.seed=42", "--config=x.py", "--config.seed", "42"]
+    assert as_defaults(given, {"train.steps": 5}) == ["seed"]
