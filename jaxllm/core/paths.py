@@ -19,7 +19,7 @@ def path(name: str | os.PathLike) -> epath.Path:
 
 def in_bucket(target: str | os.PathLike) -> bool:
     """Whether it is an object of a store, such as gs://bucket/run, and no file of a disk."""
-    return "://" in os.fspath(target)
+    return "://" in str(target)
 
 
 def shortest_names(paths: Sequence[epath.Path]) -> list[str]:

@@ -179,7 +179,7 @@ def test_machines(name, chips, memory):
     (["--goal=chat", "--examples=-1"], "--examples=-1"),
     (["--goal=chat", "--domain_tokens=inf"], "--domain_tokens"),
     (["--goal=chat", "--model=gpt2", "--parameters=1e9"], "one of them"),
-    (["--goal=chat", "--exmples=5"], "Did you mean 'examples'"),
+    (["--goal=chat", "--exmples=5"], "Did you mean '--examples'"),
     ([], "--goal is missing"),
 ])
 def test_mistakes_end_with_one_paragraph(capsys, arguments, words):

@@ -106,9 +106,11 @@ def alive(pid):
 def test_workers_end_with_the_driver(tmp_path, how):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\n"
+        "import signal, sys\n"
         "from tests.data.prepare.test_runners import LocalRunner, quiet, sleep, tasks\n"
         "if __name__ == '__main__':\n"
+        # which a shell ignores for what it starts in the background
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    runner = LocalRunner(2, 0)\n"
         "    try:\n"
         "        runner.run('sleeping', tasks(sys.argv[1], sleep), 0, quiet())\n"
