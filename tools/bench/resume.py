@@ -186,6 +186,7 @@ def _arrays(step: Path) -> dict[str, tuple]:
     import numpy as np
     import orbax.checkpoint as ocp
 
+    jax.config.update("jax_platforms", "cpu")  # libtpu prints a page where it finds no chips
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.restore(step / "state")
     leaves = jax.tree_util.tree_leaves_with_path(tree)
