@@ -67,14 +67,16 @@ def _ended_by_sigterm(verb: str) -> Iterator[None]:
     saves first, see train/interrupt.py.
     """
     def end(number: int, frame: object) -> None:
-        os.write(2, f"jaxllm: terminated{_lost(verb)}.\n".encode())
+        cursor = "\x1b[?25h\n" if os.isatty(2) else ""  # a live line may hide it
+        os.write(2, f"{cursor}jaxllm: terminated{_lost(verb)}.\n".encode())
         os._exit(EXIT_RESUMABLE)
 
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if watch.current is None:  # of several hosts jax's own handler has taken the place of this
+            signal.signal(signal.SIGTERM, before)
 
 
 def help_text() -> str:

@@ -128,7 +128,8 @@ def as_defaults(argv: Sequence[str], changed: Collection[str]) -> list[str]:
 
     They are not among those `changed` from the defaults, and would seem to be lost.
     """
-    return [name for name in dict.fromkeys(overrides(argv)) if name not in changed]
+    given = dict.fromkeys(re.sub(r"\[.*", "", name) for name in overrides(argv))
+    return [name for name in given if name not in changed]
 
 
 def _given(field: str, argv: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
-from jaxllm.core.paths import make_directory, unwritable
+from jaxllm.core.paths import make_directory
 
 FLUSH_SECONDS = 30.0  # in a bucket each writes the whole file again
 
@@ -25,20 +25,18 @@ class Board:
     def __init__(self, folder: epath.Path, resume_step: int, warn: Callable[[str], None]):
         """What other files of the folder have of later steps than `resume_step` is hidden.
 
-        What cannot be written later is told to `warn`, once, and tried again with what follows.
+        What cannot be written is told to `warn`, once. A bucket gets it with what follows; a file
+        on a disk that was full for a while is read up to there.
 
         Raises:
-          UserError: the folder cannot be written.
+          UserError: the folder cannot be made.
         """
         events, self._summary, messages = _tensorboardx()
         self._event, log = messages.Event, messages.SessionLog
         self._folder, self._warn = make_directory(folder), warn
         self._reason, self._warned, self._flushed = "", False, time.monotonic()
-        try:
-            self._writer = events.EventsWriter(os.path.join(folder, "events"))
-        except OSError as error:
-            raise unwritable(folder, error) from error
-        self._thread = ThreadPoolExecutor(1, "tensorboard")
+        self._thread, self._writer = ThreadPoolExecutor(1, "tensorboard"), None
+        self._trying(lambda: self._open(events))
         self._write(resume_step + 1, session_log=log(status=log.START))
 
     def write(self, step: int, numbers: Mapping[str, float], texts: Mapping[str, str]) -> None:
@@ -51,13 +49,18 @@ class Board:
 
     def close(self) -> None:
         """Waits until everything is written."""
-        self._thread.submit(self._trying, self._writer.close)
+        if self._writer:
+            self._thread.submit(self._trying, self._writer.close)
         self._thread.shutdown()
         self._tell()
 
+    def _open(self, events) -> None:
+        self._writer = events.EventsWriter(os.path.join(self._folder, "events"))
+
     def _write(self, step: int, **content) -> None:
-        event = self._event(step=step, wall_time=time.time(), **content)
-        self._thread.submit(self._trying, lambda: self._put(event))
+        if self._writer:
+            event = self._event(step=step, wall_time=time.time(), **content)
+            self._thread.submit(self._trying, lambda: self._put(event))
         self._tell()
 
     def _put(self, event) -> None:

@@ -5,6 +5,7 @@ gcsfs takes mode "a" and overwrites: what a run had written before it was resume
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -54,15 +55,21 @@ class Lines:
         """Waits until every line is where a machine that dies does not take it along.
 
         Raises:
-          UserError: the bucket does not take them.
+          UserError: the bucket or the disk does not take them.
         """
         if self._thread:
             self._thread.submit(self._send).result()
+            return
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a pipe, say, which has nothing to keep
+                raise unwritable(self._target, error) from error
 
     def close(self) -> None:
         """Flushes, and lets go of the file."""
         if self._file:
-            self._file.close()
+            self._file.close()  # every line was handed over
         if self._thread:
             try:
                 self.flush()

@@ -1,18 +1,22 @@
 """What Orbax leaves behind when a read or a write fails is not printed.
 
 It raises the first failure. Of each of the others Python would print a page, at any time until the
-process ends. Nobody else's messages are held back.
+process ends. Of others' messages only "Event loop is closed" is held back with them.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-PACKAGES = ("/orbax/", "/tensorstore/")
+import orbax.checkpoint as ocp
+import tensorstore
+
+PACKAGES = tuple(f"{os.path.dirname(module.__file__)}{os.sep}" for module in (ocp, tensorstore))
 STORES = ("TensorStore", "OCDBT", "tensorstore")  # in the texts of errors that have no traceback
 CLOSED = "Event loop is closed"  # what a write says that ends after the first failed
 
@@ -45,4 +49,4 @@ def _is_left(error: BaseException | None) -> bool:
 
 
 def _inside(file: str) -> bool:
-    return any(package in file.replace("\\", "/") for package in PACKAGES)
+    return file.startswith(PACKAGES)

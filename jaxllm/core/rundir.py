@@ -168,7 +168,12 @@ class MetricsWriter:
         if not self._writes:
             return
         with contextlib.closing(self._board):
-            self._lines.close()
+            try:
+                self._lines.close()
+            except UserError as error:
+                raise UserError(
+                    f"{error} The checkpoints are saved; the newest records are not."
+                ) from error
 
 
 def read_metrics(file) -> list[Record]:

@@ -14,6 +14,7 @@ from jaxllm.core.display import Display
 from jaxllm.core.errors import UserError
 from jaxllm.core.paths import atomic_write_text, path
 from jaxllm.generate.model import LoadedModel
+from jaxllm.generate.steps import ChatText
 
 
 @dataclass
@@ -112,9 +113,9 @@ def prompt_text(teacher: LoadedModel, row: Mapping[str, Any], where: str) -> str
     last = max((i for i, m in enumerate(prompt) if m.get("role") == "user"), default=-1)
     if last < 0:
         raise UserError(f"{where}: `messages` has none of the user to answer.")
-    return teacher.tokenizer.apply_chat_template(
+    return ChatText(teacher.tokenizer.apply_chat_template(
         prompt[: last + 1], add_generation_prompt=True
-    )
+    ))
 
 
 def _row(row: dict, answer, how: Answering, counts: Counts) -> dict | None:

@@ -17,7 +17,7 @@ from jaxllm.generate.decode import generate
 from jaxllm.generate.defaults import Defaults, read_defaults
 from jaxllm.generate.rows import Completion, OnText
 from jaxllm.generate.sampling import Sampling
-from jaxllm.generate.steps import check_writes
+from jaxllm.generate.steps import ChatText, check_writes
 from jaxllm.generate.texts import Filled, fill_masks, log_probabilities, text_outputs
 from jaxllm.models.config import LANGUAGE_HEADS
 from jaxllm.models.hf.importer import is_hf_folder
@@ -71,16 +71,16 @@ class LoadedModel:
                 warn=partial(print, file=sys.stderr),
             )
 
-    def as_chat(self, prompts: Texts) -> list[str]:
+    def as_chat(self, prompts: Texts) -> list[ChatText]:
         """The text that asks each prompt as a user's message, for `generate` to answer.
 
         Raises:
           UserError: the tokenizer has no chat template.
         """
         return [
-            self.tokenizer.apply_chat_template(
+            ChatText(self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}], add_generation_prompt=True
-            )
+            ))
             for prompt in _listed(prompts)
         ]
 

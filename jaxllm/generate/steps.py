@@ -123,6 +123,11 @@ def start_id(config: ModelConfig, tokenizer: Tokenizer) -> int:
     return tokenizer.pad_id
 
 
+class ChatText(str):
+    """Text that a chat template wrote: the special tokens that it names count, and none is added.
+    """
+
+
 def check_prompts(
     config: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int,
     warn: Callable[[str], None] | None = None,
@@ -148,7 +153,11 @@ def check_prompts(
     if encoded:
         ids = [tokenizer.with_special_tokens(row)[0] for row in ids]
     else:
-        ids = [[*beginning(tokenizer), *row] for row in ids]
+        first = beginning(tokenizer)
+        ids = [
+            row if isinstance(prompt, ChatText) else [*first, *row]
+            for prompt, row in zip(prompts, ids, strict=True)
+        ]
     positions = config.positions
     if positions.kind != "learned":
         return ids, max_new_tokens
@@ -182,6 +191,8 @@ def encode(tokenizer: Tokenizer, text: str, name: str) -> list[int]:
             f"{name} is no Unicode text: its character {error.start + 1} is "
             f"{text[error.start]!a}, half of a pair or a byte that is not UTF-8. Give it as UTF-8."
         ) from error
+    if isinstance(text, ChatText):
+        return tokenizer.encode_chat([text])[0][0]
     return tokenizer.encode(text)
 
 

@@ -170,3 +170,4 @@ def test_what_the_recipe_says_of_prompts_gives_way_to_none():
 def test_what_is_given_and_is_the_default_is_told():
     given = ["--config.train.steps=5", "--config.seed=42", "--config=x.py", "--config.seed", "42"]
     assert as_defaults(given, {"train.steps": 5}) == ["seed"]
+    assert as_defaults(["--config.eval.prompts[0]=a"], {"eval.prompts": ("a",)}) == []

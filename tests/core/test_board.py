@@ -57,6 +57,20 @@ def test_a_disk_that_fills_up_is_told_once_and_nothing_waits(tmp_path, monkeypat
     assert "No space left on device" in warning and "metrics.jsonl has everything" in warning
 
 
+def test_a_bucket_whose_client_is_not_there_is_told(tmp_path, monkeypatch):
+    from tensorboardX import record_writer
+
+    def missing(name):
+        raise ImportError("no google-cloud-storage")
+
+    told = []
+    monkeypatch.setattr(record_writer, "open_file", missing)
+    board = Board(tmp_path, 0, told.append)
+    board.write(1, {"loss": 1.0}, {})
+    board.close()
+    assert len(told) == 1 and "no google-cloud-storage" in told[0]
+
+
 def test_a_bucket_that_was_away_has_everything_in_the_end(tmp_path, monkeypatch):
     """Its client keeps what was not sent, and raises errors of its own."""
     from tensorboardX import record_writer

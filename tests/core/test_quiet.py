@@ -6,8 +6,9 @@ import sys
 PROGRAM = """
 import asyncio, logging, sys
 from pathlib import Path
-from jaxllm.core.quiet import quiet_orbax
-quiet_orbax()
+from jaxllm.core import quiet
+quiet.PACKAGES = (str(Path(sys.argv[1]) / "orbax") + "/",)
+quiet.quiet_orbax()
 
 class Late:
     def __init__(self, call): self.call = call

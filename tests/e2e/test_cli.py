@@ -174,7 +174,7 @@ def test_sigterm_saves_and_exits_3_and_the_same_command_finishes(story):
     assert steps == list(range(1, stopped + 3))
 
 
-def test_sigterm_before_the_first_step_exits_3(tmp_path):
+def test_sigterm_before_the_run_has_begun_exits_3(tmp_path):
     recipe = tmp_path / "recipe.py"
     recipe.write_text(
         "import pathlib, time\n\n\ndef get_config():\n"

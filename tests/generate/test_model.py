@@ -1,6 +1,7 @@
 """`LoadedModel` against the full forward pass, text by text."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,15 @@ import numpy as np
 import pytest
 
 from jaxllm.core.errors import UserError
+from jaxllm.data.config import DataConfig
+from jaxllm.data.objectives import make_objective
+from jaxllm.data.rows.formats import Chat
+from jaxllm.data.rows.labels import Labels
 from jaxllm.data.tokenizers import byte
+from jaxllm.data.tokenizers.chat import named
 from jaxllm.generate.defaults import Defaults
 from jaxllm.generate.model import LoadedModel
+from jaxllm.generate.steps import check_prompts
 from jaxllm.generate.texts import _score
 from jaxllm.models.config import preset
 from jaxllm.models.load import Model
@@ -206,3 +213,22 @@ def test_the_folders_defaults_hold_where_nothing_is_said(loaded):
     assert own.generate("abc", beams=1) == loaded.generate(
         "abc", max_new_tokens=3, temperature=0
     )
+
+
+def test_a_chat_is_asked_with_the_ids_that_tuning_trains_on():
+    """The template's special tokens are tokens, and none is added before them."""
+    tokenizer = byte.ByteTokenizer().with_chat_template(named("chatml", len))
+    model = LoadedModel(None, tokenizer)
+    [asked] = model.as_chat("Is it?")
+    config = SimpleNamespace(
+        architecture="decoder", head=HeadConfig(), positions=SimpleNamespace(kind="rope")
+    )
+    [ids], _ = check_prompts(config, tokenizer, [asked], 4)
+    talk = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "Yes."}]
+    objective = make_objective(DataConfig(64, objective="sft", assistant_only_loss=True), lambda: tokenizer)
+    [trained] = objective.encode([(Chat(talk, (), None), "f, line 1")], Labels(()))
+    assert trained["ids"][: len(ids)].tolist() == ids
+    assert not trained["trained"][: len(ids)].any() and trained["trained"][len(ids)]
+    assert tokenizer.eos_id in ids  # the end of the user's turn
+    [plain], _ = check_prompts(config, tokenizer, [str(asked)], 4)
+    assert tokenizer.eos_id not in plain  # text of a user names no special token

@@ -133,6 +133,8 @@ def _check_no_run(folder: epath.Path) -> None:
             "data there would replace its tokenizer. Name another folder for the data, such as "
             f"--workdir=data/{folder.name}."
         )
+    if not in_bucket(folder):
+        folder = path(os.path.abspath(folder))
     for inside, outside in zip((folder, *folder.parents), folder.parents, strict=False):
         run = RunDirectory(outside)
         if inside in (run.checkpoints, run.tokenizer, run.tensorboard) and run.exists():
