@@ -225,8 +225,8 @@ def test_a_chat_is_asked_with_the_ids_that_tuning_trains_on():
     )
     [ids], _ = check_prompts(config, tokenizer, [asked], 4)
     talk = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "Yes."}]
-    config = DataConfig(64, objective="sft", assistant_only_loss=True)
-    objective = make_objective(config, lambda: tokenizer)
+    data = DataConfig(64, objective="sft", assistant_only_loss=True)
+    objective = make_objective(data, lambda: tokenizer)
     [trained] = objective.encode([(Chat(talk, (), None), "f, line 1")], Labels(()))
     assert trained["ids"][: len(ids)].tolist() == ids
     assert not trained["trained"][: len(ids)].any() and trained["trained"][len(ids)]
