@@ -32,6 +32,13 @@ def shortest_names(paths: Sequence[epath.Path]) -> list[str]:
     return ["/".join(p) for p in parts]
 
 
+def holds(folder: epath.Path) -> str:
+    """A sentence on what a folder has, for who named something that it has not; "" if nothing."""
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    shown = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+    return f"In {folder} there are: {shown}." if names else ""
+
+
 def atomic_write_bytes(target: str | os.PathLike, content: bytes) -> None:
     """Writes `content` to `target` through a temporary file beside it.
 

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 from etils import epath
 
 from jaxllm.core.errors import UserError, install
-from jaxllm.core.paths import path
+from jaxllm.core.paths import holds, path
 from jaxllm.data.prepare.evaluations import tasks as evaluation_tasks
 
 FORMATS = {  # by a file's ending
@@ -49,7 +49,8 @@ def read_examples(name: str) -> Iterator[Example]:
     """
     place = path(name)
     if not place.exists():
-        raise unreadable(name, "there is no such file or folder", _beside(place))
+        near = holds(place.parent) or "Check the path."
+        raise unreadable(name, "there is no such file or folder", near)
     count = 0
     for label, file, options in _files(name, place):
         form = _format(file, options)
@@ -68,14 +69,6 @@ def read_examples(name: str) -> Iterator[Example]:
 def unreadable(name: str, reason: str, fix: str) -> UserError:
     """The error of an evaluation set that cannot be read."""
     return UserError(f"decontaminate.sets: {name!r} cannot be read: {reason}. {fix}")
-
-
-def _beside(place: epath.Path) -> str:
-    folder = place.parent
-    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    if not names:
-        return "Check the path."
-    return f"In {folder} there are: {', '.join(names[:10])}{' …' if len(names) > 10 else ''}."
 
 
 def _files(name: str, place: epath.Path) -> Iterator[tuple[str, epath.Path, Mapping]]:

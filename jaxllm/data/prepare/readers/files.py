@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from etils import epath
 
 from jaxllm.core.errors import UserError, nearest
-from jaxllm.core.paths import in_bucket, path
+from jaxllm.core.paths import holds, in_bucket, path
 from jaxllm.data.prepare.config import InputConfig
 from jaxllm.data.prepare.readers.base import InputFile
 from jaxllm.data.prepare.readers.registry import (
@@ -180,12 +180,10 @@ def _glob(pattern: epath.Path) -> tuple[epath.Path, list[epath.Path]]:
 def _neighbours(folder: epath.Path, name: str = "") -> str:
     if not folder.exists():
         return f"Nor does its folder {folder}."
-    names = sorted(file.name for file in folder.iterdir())
+    names = [file.name for file in folder.iterdir()]
     if name and (near := nearest(name, names, listed=False)):
         return near
-    if not names:
-        return f"The folder {folder} is empty."
-    return f"In {folder} there are: {', '.join(names[:10])}{' …' if len(names) > 10 else ''}."
+    return holds(folder) or f"The folder {folder} is empty."
 
 
 def _format(file: epath.Path, shown: str) -> str:
